@@ -1,0 +1,397 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+#ifndef _NGX_HTTP_ASANA_HOOK_H_INCLUDED_
+#define _NGX_HTTP_ASANA_HOOK_H_INCLUDED_
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+
+/*
+ * The map of the module; each part knows only what stands to its right:
+ *
+ *     module -> handler, ack -> signature
+ *                            -> zone -> store
+ *
+ * module     directives, configuration, variables
+ * handler    the decision on each request: handshakes, deliveries, answers
+ * ack        header filter that tells Asana success in the way it knows
+ * signature  HMAC-SHA256 over a request body
+ * zone       shared memory, the cache of the store
+ * store      LMDB, the truth
+ */
+
+
+#define NGX_HTTP_ASANA_HOOK_VERSION     "0.1.0"
+
+#define NGX_HTTP_ASANA_HOOK_ID_LEN      8
+#define NGX_HTTP_ASANA_HOOK_MAC_LEN     32
+#define NGX_HTTP_ASANA_HOOK_MAX_KEY     480
+#define NGX_HTTP_ASANA_HOOK_MIN_SECRET  16
+#define NGX_HTTP_ASANA_HOOK_MAX_SECRET  255
+
+
+/*
+ * A secret as the zone keeps it and as it is copied out: records of
+ * varying length follow each other, each aligned to eight bytes.
+ */
+
+typedef struct {
+    time_t                         created;
+    time_t                         verified;    /* last delivery, 0: none */
+    time_t                         stored;      /* "verified" in the store */
+    ngx_uint_t                     deliveries;  /* while in the zone */
+    u_char                         id[NGX_HTTP_ASANA_HOOK_ID_LEN];
+    u_char                         len;
+    u_char                         data[1];     /* the secret, len bytes */
+} ngx_http_asana_hook_secret_t;
+
+
+#define ngx_http_asana_hook_secret_size(len)                                  \
+    ngx_align(offsetof(ngx_http_asana_hook_secret_t, data) + (len), 8)
+
+#define ngx_http_asana_hook_secret_next(s)                                    \
+    (ngx_http_asana_hook_secret_t *)                                          \
+        ((u_char *) (s) + ngx_http_asana_hook_secret_size((s)->len))
+
+/* a secret counts as active for "inactive" seconds after this */
+
+#define ngx_http_asana_hook_secret_seen(s)                                    \
+    ngx_max((s)->created, (s)->verified)
+
+
+/* copies of all secrets of one key; "start" is wiped by set_wipe() only */
+
+typedef struct {
+    ngx_pool_t                    *pool;
+    u_char                        *start;
+    u_char                        *end;
+    size_t                         size;        /* of the secrets in it */
+    ngx_uint_t                     n;
+    uint64_t                       txnid;       /* of the read behind it */
+} ngx_http_asana_hook_set_t;
+
+
+typedef enum {
+    NGX_HTTP_ASANA_HOOK_OFF = 0,
+    NGX_HTTP_ASANA_HOOK_FIRST,
+    NGX_HTTP_ASANA_HOOK_OPEN
+} ngx_http_asana_hook_policy_e;
+
+
+typedef struct ngx_http_asana_hook_store_s  ngx_http_asana_hook_store_t;
+typedef struct ngx_http_asana_hook_op_s     ngx_http_asana_hook_op_t;
+
+typedef void (*ngx_http_asana_hook_op_pt)(ngx_http_asana_hook_op_t *op);
+
+
+typedef enum {
+    NGX_HTTP_ASANA_HOOK_ENROLL = 0,
+    NGX_HTTP_ASANA_HOOK_TOUCH
+} ngx_http_asana_hook_op_e;
+
+
+/* what a zone knows of a secret's last delivery, newer than the store */
+
+typedef struct {
+    u_char                         id[NGX_HTTP_ASANA_HOOK_ID_LEN];
+    time_t                         verified;
+} ngx_http_asana_hook_seen_t;
+
+
+/* a change of the store; in memory of its own, for it outlives requests */
+
+struct ngx_http_asana_hook_op_s {
+    ngx_http_asana_hook_op_e       type;
+    ngx_http_asana_hook_policy_e   policy;
+    ngx_int_t                      rc;          /* the outcome */
+
+    ngx_http_asana_hook_op_pt      handler;     /* if posted, on completion */
+    void                          *data;
+    ngx_log_t                     *log;
+
+    time_t                         now;
+    time_t                         inactive;
+    ngx_uint_t                     max_secrets;
+
+    size_t                         size;        /* of this allocation */
+    ngx_uint_t                     nseen;
+    ngx_http_asana_hook_seen_t    *seen;
+
+    u_char                         id[NGX_HTTP_ASANA_HOOK_ID_LEN];
+    size_t                         key_len;
+    size_t                         secret_len;
+    u_char                         key[NGX_HTTP_ASANA_HOOK_MAX_KEY];
+    u_char                         secret[NGX_HTTP_ASANA_HOOK_MAX_SECRET];
+};
+
+
+typedef struct ngx_http_asana_hook_shctx_s    ngx_http_asana_hook_shctx_t;
+typedef struct ngx_http_asana_hook_touches_s  ngx_http_asana_hook_touches_t;
+
+
+typedef struct {
+    ngx_http_complex_value_t       key;
+    ngx_str_t                      name;
+    ngx_path_t                    *state;
+    size_t                         max_size;
+    time_t                         inactive;
+    time_t                         pending;
+    ngx_uint_t                     max_secrets;
+    ngx_str_t                      thread_pool;
+
+    ngx_http_asana_hook_shctx_t   *sh;
+    ngx_slab_pool_t               *shpool;
+
+    /* of this process */
+    ngx_http_asana_hook_store_t   *store;
+    ngx_http_asana_hook_touches_t *touches;
+} ngx_http_asana_hook_zone_t;
+
+
+typedef struct ngx_http_asana_hook_hmac_s  ngx_http_asana_hook_hmac_t;
+
+
+/*
+ * signature: knows neither zones nor requests.
+ */
+
+/*
+ * Returns HMAC state that lives as long as the pool; each process uses its
+ * own copy, in its main thread alone.  NULL if OpenSSL fails, with a line in
+ * the log.
+ */
+ngx_http_asana_hook_hmac_t *ngx_http_asana_hook_hmac_create(ngx_pool_t *pool,
+    ngx_log_t *log);
+
+/*
+ * Computes HMAC-SHA256 (RFC 2104) of the body with the text of the secret
+ * as the key (Asana, "Webhooks guide") into mac[MAC_LEN].  Buffers are read
+ * where they lie, in memory or in a file, and left unchanged.  NGX_ERROR if
+ * OpenSSL fails or a file cannot be read; the reason is logged.
+ */
+ngx_int_t ngx_http_asana_hook_hmac(ngx_http_asana_hook_hmac_t *hmac,
+    u_char *secret, size_t len, ngx_chain_t *body, ngx_pool_t *pool,
+    u_char *mac);
+
+/* Writes SHA-256(secret), cut to ID_LEN bytes, to id; NGX_ERROR on failure. */
+ngx_int_t ngx_http_asana_hook_secret_id(u_char *secret, size_t len,
+    u_char *id);
+
+/*
+ * Reads the 64 hex digits of X-Hook-Signature into mac[MAC_LEN];
+ * NGX_DECLINED if the value is anything else.
+ */
+ngx_int_t ngx_http_asana_hook_signature_parse(ngx_str_t *value, u_char *mac);
+
+/*
+ * NGX_OK if the body is a heartbeat, {"events":[]} in any spacing (RFC 8259),
+ * NGX_DECLINED if not, NGX_ERROR if a file cannot be read.
+ */
+ngx_int_t ngx_http_asana_hook_heartbeat(ngx_chain_t *body, ngx_pool_t *pool);
+
+
+/*
+ * zone: all functions take the slab pool's mutex themselves, for a few
+ * pointer writes, and are called in a worker's main thread.
+ */
+
+/* An ngx_shm_zone_init_pt; runs in the master. */
+ngx_int_t ngx_http_asana_hook_zone_init(ngx_shm_zone_t *shm_zone, void *data);
+
+/* Opens the store for this worker; a store that fails is logged and tried
+ * again later, NGX_ERROR means no memory. */
+ngx_int_t ngx_http_asana_hook_zone_open(ngx_http_asana_hook_zone_t *zone,
+    ngx_log_t *log);
+
+/* Writes back what this worker counted, and closes the store. */
+void ngx_http_asana_hook_zone_close(ngx_http_asana_hook_zone_t *zone,
+    ngx_log_t *log);
+
+/*
+ * Copies all secrets of the key into the set, from the cache if it is as new
+ * as the store, else from the store.  NGX_OK with set->n >= 1, NGX_DECLINED
+ * if the key has none, NGX_ERROR if that cannot be known.  The caller wipes
+ * the set.
+ */
+ngx_int_t ngx_http_asana_hook_zone_find(ngx_http_asana_hook_zone_t *zone,
+    ngx_str_t *key, uint32_t hash, ngx_http_asana_hook_set_t *set,
+    ngx_log_t *log);
+
+/* Whether the store has changed since the set was copied. */
+ngx_uint_t ngx_http_asana_hook_zone_moved(ngx_http_asana_hook_zone_t *zone,
+    ngx_http_asana_hook_set_t *set);
+
+/*
+ * Notes that the secret verified a delivery now.  Takes no lock: the notes
+ * of one turn of the event loop are brought to the zone together at its end.
+ */
+void ngx_http_asana_hook_zone_touch(ngx_http_asana_hook_zone_t *zone,
+    ngx_str_t *key, uint32_t hash, ngx_http_asana_hook_secret_t *s,
+    ngx_log_t *log);
+
+
+/*
+ * set
+ */
+
+/*
+ * Makes room for a secret of len bytes behind the others and returns it,
+ * with "len" set and the rest to be filled in; NULL if there is no memory.
+ */
+ngx_http_asana_hook_secret_t *ngx_http_asana_hook_set_push(
+    ngx_http_asana_hook_set_t *set, size_t len);
+
+/* Makes room for size bytes in an empty set; NGX_ERROR if there is none. */
+ngx_int_t ngx_http_asana_hook_set_reserve(ngx_http_asana_hook_set_t *set,
+    size_t size);
+
+/* Empties the set and overwrites its memory. */
+void ngx_http_asana_hook_set_wipe(ngx_http_asana_hook_set_t *set);
+
+
+/*
+ * store: nothing outside of its file knows LMDB.  Opened after fork, closed
+ * before exit; called in a worker's main thread.
+ */
+
+/* Never opens anything by itself; NULL if there is no memory. */
+ngx_http_asana_hook_store_t *ngx_http_asana_hook_store_create(
+    ngx_str_t *path, size_t max_size, ngx_log_t *log);
+
+/* NGX_ERROR if the store cannot be used now, with a line in the log. */
+ngx_int_t ngx_http_asana_hook_store_open(ngx_http_asana_hook_store_t *store,
+    ngx_log_t *log);
+
+/* Closes and frees it. */
+void ngx_http_asana_hook_store_close(ngx_http_asana_hook_store_t *store);
+
+/* A number that every commit of any process changes; 0: not to be had. */
+uint64_t ngx_http_asana_hook_store_txnid(ngx_http_asana_hook_store_t *store);
+
+/*
+ * Appends copies of the secrets of the key to the set and stamps it with the
+ * transaction read.  NGX_OK, also if there are none; NGX_ERROR is logged.
+ */
+ngx_int_t ngx_http_asana_hook_store_find(ngx_http_asana_hook_store_t *store,
+    ngx_str_t *key, ngx_http_asana_hook_set_t *set, ngx_log_t *log);
+
+/*
+ * Returns an operation for the key (at most MAX_KEY bytes) with room for
+ * nseen notes, or NULL.  It belongs to the caller until it is posted with a
+ * handler, and then to the handler; op_free() overwrites its secret.
+ */
+ngx_http_asana_hook_op_t *ngx_http_asana_hook_op_create(ngx_str_t *key,
+    ngx_uint_t nseen, ngx_log_t *log);
+void ngx_http_asana_hook_op_free(ngx_http_asana_hook_op_t *op);
+
+/*
+ * Carries out the operation as one durable transaction, in which the policy
+ * is decided.  NGX_OK: done, op->rc is the outcome and the handler is not
+ * called; NGX_AGAIN: under way, the handler will be called in this thread.
+ *
+ * Outcomes: NGX_OK done or held already, NGX_DECLINED refused by the policy,
+ * NGX_BUSY the store is full, NGX_ERROR; the last two are logged.
+ */
+ngx_int_t ngx_http_asana_hook_store_post(ngx_http_asana_hook_store_t *store,
+    ngx_http_asana_hook_op_t *op);
+
+
+/*
+ * module: configuration, read-only at request time
+ */
+
+typedef enum {
+    NGX_HTTP_ASANA_HOOK_NONE = 0,
+    NGX_HTTP_ASANA_HOOK_HANDSHAKE,
+    NGX_HTTP_ASANA_HOOK_REFUSED,
+    NGX_HTTP_ASANA_HOOK_ERROR,
+    NGX_HTTP_ASANA_HOOK_MALFORMED,
+    NGX_HTTP_ASANA_HOOK_UNSIGNED,
+    NGX_HTTP_ASANA_HOOK_UNKNOWN,
+    NGX_HTTP_ASANA_HOOK_INVALID,
+    NGX_HTTP_ASANA_HOOK_VERIFIED,
+    NGX_HTTP_ASANA_HOOK_HEARTBEAT,
+    NGX_HTTP_ASANA_HOOK_BYPASS
+} ngx_http_asana_hook_status_e;
+
+
+typedef struct {
+    ngx_array_t                    zones;    /* ngx_http_asana_hook_zone_t * */
+    ngx_http_asana_hook_hmac_t    *hmac;
+    ngx_flag_t                     enabled;
+} ngx_http_asana_hook_main_conf_t;
+
+
+typedef struct {
+    ngx_shm_zone_t                *shm_zone;
+    ngx_http_complex_value_t      *enroll;
+    ngx_uint_t                     status;
+    ngx_uint_t                     log_level;
+    ngx_uint_t                     heartbeat;
+    ngx_flag_t                     ack;
+} ngx_http_asana_hook_loc_conf_t;
+
+
+#define NGX_HTTP_ASANA_HOOK_HEARTBEAT_PASS    0
+#define NGX_HTTP_ASANA_HOOK_HEARTBEAT_ANSWER  1
+
+
+/* room for the usual one secret of a key in the request's context */
+#define NGX_HTTP_ASANA_HOOK_SET_SIZE          192
+
+
+typedef struct {
+    ngx_http_asana_hook_zone_t    *zone;
+    ngx_str_t                      key;
+    uint32_t                       hash;
+    ngx_http_asana_hook_status_e   status;
+    ngx_int_t                      rc;       /* of the phase handler */
+    ngx_str_t                      secret;   /* of a handshake */
+    ngx_http_asana_hook_set_t      set;
+    u_char                         id[2 * NGX_HTTP_ASANA_HOOK_ID_LEN];
+    u_char                         signature[NGX_HTTP_ASANA_HOOK_MAC_LEN];
+    u_char                         buf[NGX_HTTP_ASANA_HOOK_SET_SIZE];
+    unsigned                       identified:1;
+} ngx_http_asana_hook_ctx_t;
+
+
+/*
+ * handler
+ */
+
+/* The handler of the PRECONTENT phase. */
+ngx_int_t ngx_http_asana_hook_handler(ngx_http_request_t *r);
+
+/* Reads a value of asana_hook_enroll; NGX_DECLINED if there is none such. */
+ngx_int_t ngx_http_asana_hook_policy(ngx_str_t *value,
+    ngx_http_asana_hook_policy_e *policy);
+
+/* The context of the request, also after an internal redirect, or NULL. */
+ngx_http_asana_hook_ctx_t *ngx_http_asana_hook_get_ctx(ngx_http_request_t *r);
+
+/*
+ * Whether the request is a delivery whose signature was verified and whose
+ * location has "asana_hook_ack on".
+ */
+ngx_uint_t ngx_http_asana_hook_acked(ngx_http_request_t *r);
+
+
+/*
+ * ack
+ */
+
+/* Puts the header filter of asana_hook_ack into nginx's chain. */
+void ngx_http_asana_hook_ack_init(void);
+
+
+extern ngx_module_t  ngx_http_asana_hook_module;
+
+
+#endif /* _NGX_HTTP_ASANA_HOOK_H_INCLUDED_ */

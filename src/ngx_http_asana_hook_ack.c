@@ -1,0 +1,55 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+/*
+ * Asana takes 200 and 204 for success, sends everything else again for 24
+ * hours, and may delete a webhook at a 410.  An application that answers a
+ * verified delivery with another 2xx has taken it.
+ */
+
+
+#include "ngx_http_asana_hook.h"
+
+
+/* nginx 1.22 has no name for it */
+#define NGX_HTTP_ASANA_HOOK_GONE  410
+
+
+static ngx_int_t ngx_http_asana_hook_ack_header_filter(ngx_http_request_t *r);
+
+
+static ngx_http_output_header_filter_pt  ngx_http_next_header_filter;
+
+
+static ngx_int_t
+ngx_http_asana_hook_ack_header_filter(ngx_http_request_t *r)
+{
+    ngx_uint_t  status;
+
+    status = r->headers_out.status;
+
+    if (status == NGX_HTTP_OK || status == NGX_HTTP_NO_CONTENT
+        || (status >= NGX_HTTP_SPECIAL_RESPONSE && status != NGX_HTTP_ASANA_HOOK_GONE)
+        || r != r->main
+        || !ngx_http_asana_hook_acked(r))
+    {
+        return ngx_http_next_header_filter(r);
+    }
+
+    r->headers_out.status = (status == NGX_HTTP_ASANA_HOOK_GONE)
+                            ? NGX_HTTP_SERVICE_UNAVAILABLE : NGX_HTTP_OK;
+    r->headers_out.status_line.len = 0;
+
+    return ngx_http_next_header_filter(r);
+}
+
+
+void
+ngx_http_asana_hook_ack_init(void)
+{
+    ngx_http_next_header_filter = ngx_http_top_header_filter;
+    ngx_http_top_header_filter = ngx_http_asana_hook_ack_header_filter;
+}

@@ -1,0 +1,678 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+/*
+ * The zone is a cache of the store.  An entry holds all secrets of one key
+ * in one piece of slab memory:
+ *
+ *     entry header | key | secret record | secret record | ...
+ *
+ * and is trusted as long as the store has not moved on from the transaction
+ * that filled it.  Only counts and times of deliveries are the zone's own.
+ */
+
+
+#include "ngx_http_asana_hook.h"
+
+
+#define NGX_HTTP_ASANA_HOOK_TOUCHES     16
+#define NGX_HTTP_ASANA_HOOK_EVICTIONS   64
+#define NGX_HTTP_ASANA_HOOK_WRITE_BACK  3600
+
+
+typedef struct {
+    ngx_str_node_t                 sn;         /* must be first */
+    ngx_queue_t                    queue;
+    uint64_t                       txnid;
+    uint32_t                       capacity;   /* of records, bytes */
+    uint32_t                       size;       /* of records, bytes */
+    uint32_t                       n;
+    u_char                         data[1];
+} ngx_http_asana_hook_entry_t;
+
+
+struct ngx_http_asana_hook_shctx_s {
+    ngx_rbtree_t                   rbtree;
+    ngx_rbtree_node_t              sentinel;
+    ngx_queue_t                    queue;      /* least recently used last */
+};
+
+
+typedef struct {
+    uint32_t                       hash;
+    ngx_uint_t                     deliveries;
+    time_t                         stored;     /* as the store has it */
+    size_t                         len;
+    u_char                         id[NGX_HTTP_ASANA_HOOK_ID_LEN];
+    u_char                         key[NGX_HTTP_ASANA_HOOK_MAX_KEY];
+} ngx_http_asana_hook_touch_t;
+
+
+/* deliveries verified by this worker in this turn of the event loop */
+
+struct ngx_http_asana_hook_touches_s {
+    ngx_event_t                    event;
+    ngx_uint_t                     n;
+    ngx_http_asana_hook_touch_t    touch[NGX_HTTP_ASANA_HOOK_TOUCHES];
+};
+
+
+/* the records lie behind the key */
+
+#define ngx_http_asana_hook_entry_records(entry)                              \
+    ((u_char *) (entry) + ngx_http_asana_hook_entry_size((entry)->sn.str.len))
+
+#define ngx_http_asana_hook_entry_size(key_len)                               \
+    ngx_align(offsetof(ngx_http_asana_hook_entry_t, data) + (key_len), 8)
+
+
+static ngx_http_asana_hook_entry_t *ngx_http_asana_hook_zone_lookup(
+    ngx_http_asana_hook_zone_t *zone, ngx_str_t *key, uint32_t hash);
+static void ngx_http_asana_hook_zone_fill(ngx_http_asana_hook_zone_t *zone,
+    ngx_str_t *key, uint32_t hash, ngx_http_asana_hook_set_t *set);
+static ngx_http_asana_hook_entry_t *ngx_http_asana_hook_zone_alloc(
+    ngx_http_asana_hook_zone_t *zone, ngx_str_t *key, size_t size);
+static void ngx_http_asana_hook_zone_merge(ngx_http_asana_hook_entry_t *entry,
+    ngx_http_asana_hook_set_t *set);
+static void ngx_http_asana_hook_zone_drop(ngx_http_asana_hook_zone_t *zone,
+    ngx_http_asana_hook_entry_t *entry);
+static ngx_http_asana_hook_secret_t *ngx_http_asana_hook_zone_secret(
+    u_char *records, ngx_uint_t n, u_char *id);
+static void ngx_http_asana_hook_zone_flush_handler(ngx_event_t *ev);
+static void ngx_http_asana_hook_zone_flush(ngx_http_asana_hook_zone_t *zone,
+    ngx_log_t *log);
+static ngx_uint_t ngx_http_asana_hook_zone_account(
+    ngx_http_asana_hook_zone_t *zone, ngx_http_asana_hook_touch_t *touch,
+    time_t now);
+static void ngx_http_asana_hook_zone_write_back(
+    ngx_http_asana_hook_zone_t *zone, ngx_http_asana_hook_touch_t *touch,
+    time_t now, ngx_log_t *log);
+
+
+ngx_int_t
+ngx_http_asana_hook_zone_init(ngx_shm_zone_t *shm_zone, void *data)
+{
+    ngx_http_asana_hook_zone_t *ozone = data;
+
+    size_t                       len;
+    ngx_http_asana_hook_zone_t  *zone;
+
+    zone = shm_zone->data;
+
+    if (ozone) {
+        if (zone->key.value.len != ozone->key.value.len
+            || ngx_strncmp(zone->key.value.data, ozone->key.value.data,
+                           zone->key.value.len)
+               != 0
+            || zone->state->name.len != ozone->state->name.len
+            || ngx_strncmp(zone->state->name.data, ozone->state->name.data,
+                           zone->state->name.len)
+               != 0)
+        {
+            ngx_log_error(NGX_LOG_EMERG, shm_zone->shm.log, 0,
+                          "asana_hook_zone \"%V\" uses the key \"%V\" and "
+                          "the state \"%V\" while it lives with the key "
+                          "\"%V\" and the state \"%V\"; give the changed "
+                          "zone another name, or restart nginx",
+                          &shm_zone->shm.name, &zone->key.value,
+                          &zone->state->name, &ozone->key.value,
+                          &ozone->state->name);
+            return NGX_ERROR;
+        }
+
+        zone->sh = ozone->sh;
+        zone->shpool = ozone->shpool;
+
+        /* without a master the worker lives on, and so does its store */
+
+        if (ngx_process == NGX_PROCESS_SINGLE) {
+            zone->store = ozone->store;
+            zone->touches = ozone->touches;
+        }
+
+        return NGX_OK;
+    }
+
+    zone->shpool = (ngx_slab_pool_t *) shm_zone->shm.addr;
+
+    if (shm_zone->shm.exists) {
+        zone->sh = zone->shpool->data;
+        return NGX_OK;
+    }
+
+    zone->sh = ngx_slab_alloc(zone->shpool,
+                              sizeof(ngx_http_asana_hook_shctx_t));
+    if (zone->sh == NULL) {
+        return NGX_ERROR;
+    }
+
+    zone->shpool->data = zone->sh;
+
+    ngx_rbtree_init(&zone->sh->rbtree, &zone->sh->sentinel,
+                    ngx_str_rbtree_insert_value);
+    ngx_queue_init(&zone->sh->queue);
+
+    len = sizeof(" in asana_hook_zone \"\"") + shm_zone->shm.name.len;
+
+    zone->shpool->log_ctx = ngx_slab_alloc(zone->shpool, len);
+    if (zone->shpool->log_ctx == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_sprintf(zone->shpool->log_ctx, " in asana_hook_zone \"%V\"%Z",
+                &shm_zone->shm.name);
+
+    /* a full zone is no error: the store has what does not fit */
+    zone->shpool->log_nomem = 0;
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_http_asana_hook_zone_open(ngx_http_asana_hook_zone_t *zone,
+    ngx_log_t *log)
+{
+    /* not from the cycle's pool, which a reload without a master frees */
+
+    zone->touches = ngx_calloc(sizeof(ngx_http_asana_hook_touches_t), log);
+    if (zone->touches == NULL) {
+        return NGX_ERROR;
+    }
+
+    zone->touches->event.handler = ngx_http_asana_hook_zone_flush_handler;
+
+    zone->store = ngx_http_asana_hook_store_create(&zone->state->name,
+                                                   zone->max_size, log);
+    if (zone->store == NULL) {
+        return NGX_ERROR;
+    }
+
+    (void) ngx_http_asana_hook_store_open(zone->store, log);
+
+    return NGX_OK;
+}
+
+
+void
+ngx_http_asana_hook_zone_close(ngx_http_asana_hook_zone_t *zone,
+    ngx_log_t *log)
+{
+    if (zone->store == NULL) {
+        return;
+    }
+
+    ngx_http_asana_hook_zone_flush(zone, log);
+
+    ngx_http_asana_hook_store_close(zone->store);
+    ngx_free(zone->touches);
+}
+
+
+ngx_int_t
+ngx_http_asana_hook_zone_find(ngx_http_asana_hook_zone_t *zone, ngx_str_t *key,
+    uint32_t hash, ngx_http_asana_hook_set_t *set, ngx_log_t *log)
+{
+    size_t                        size;
+    uint64_t                      txnid;
+    ngx_http_asana_hook_entry_t  *entry;
+
+    for ( ;; ) {
+
+        txnid = ngx_http_asana_hook_store_txnid(zone->store);
+
+        ngx_shmtx_lock(&zone->shpool->mutex);
+
+        entry = ngx_http_asana_hook_zone_lookup(zone, key, hash);
+
+        /* while the store cannot be read, what the zone knows must do */
+
+        if (entry == NULL || (txnid && entry->txnid != txnid)) {
+            ngx_shmtx_unlock(&zone->shpool->mutex);
+            break;
+        }
+
+        size = entry->size;
+
+        if (size <= (size_t) (set->end - set->start)) {
+
+            ngx_memcpy(set->start, ngx_http_asana_hook_entry_records(entry),
+                       size);
+            set->size = size;
+            set->n = entry->n;
+            set->txnid = entry->txnid;
+
+            ngx_queue_remove(&entry->queue);
+            ngx_queue_insert_head(&zone->sh->queue, &entry->queue);
+
+            ngx_shmtx_unlock(&zone->shpool->mutex);
+
+            return NGX_OK;
+        }
+
+        ngx_shmtx_unlock(&zone->shpool->mutex);
+
+        if (ngx_http_asana_hook_set_reserve(set, size) != NGX_OK) {
+            return NGX_ERROR;
+        }
+    }
+
+    if (ngx_http_asana_hook_store_find(zone->store, key, set, log) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (set->n || entry) {
+        ngx_http_asana_hook_zone_fill(zone, key, hash, set);
+    }
+
+    return set->n ? NGX_OK : NGX_DECLINED;
+}
+
+
+ngx_uint_t
+ngx_http_asana_hook_zone_moved(ngx_http_asana_hook_zone_t *zone,
+    ngx_http_asana_hook_set_t *set)
+{
+    uint64_t  txnid;
+
+    txnid = ngx_http_asana_hook_store_txnid(zone->store);
+
+    return txnid && txnid != set->txnid;
+}
+
+
+static ngx_http_asana_hook_entry_t *
+ngx_http_asana_hook_zone_lookup(ngx_http_asana_hook_zone_t *zone,
+    ngx_str_t *key, uint32_t hash)
+{
+    return (ngx_http_asana_hook_entry_t *)
+               ngx_str_rbtree_lookup(&zone->sh->rbtree, key, hash);
+}
+
+
+static void
+ngx_http_asana_hook_zone_fill(ngx_http_asana_hook_zone_t *zone, ngx_str_t *key,
+    uint32_t hash, ngx_http_asana_hook_set_t *set)
+{
+    ngx_http_asana_hook_entry_t  *entry, *old;
+
+    ngx_shmtx_lock(&zone->shpool->mutex);
+
+    old = ngx_http_asana_hook_zone_lookup(zone, key, hash);
+
+    if (old) {
+        ngx_http_asana_hook_zone_merge(old, set);
+
+        if (set->n && set->size <= old->capacity) {
+            entry = old;
+            goto fill;
+        }
+
+        ngx_http_asana_hook_zone_drop(zone, old);
+    }
+
+    if (set->n == 0) {
+        ngx_shmtx_unlock(&zone->shpool->mutex);
+        return;
+    }
+
+    entry = ngx_http_asana_hook_zone_alloc(zone, key, set->size);
+
+    if (entry == NULL) {
+        ngx_shmtx_unlock(&zone->shpool->mutex);
+        return;
+    }
+
+    entry->sn.node.key = hash;
+
+    ngx_rbtree_insert(&zone->sh->rbtree, &entry->sn.node);
+    ngx_queue_insert_head(&zone->sh->queue, &entry->queue);
+
+fill:
+
+    /* until it is whole again, no transaction is equal to zero */
+    entry->txnid = 0;
+
+    ngx_memcpy(ngx_http_asana_hook_entry_records(entry), set->start, set->size);
+    entry->size = (uint32_t) set->size;
+    entry->n = (uint32_t) set->n;
+    entry->txnid = set->txnid;
+
+    ngx_shmtx_unlock(&zone->shpool->mutex);
+}
+
+
+static ngx_http_asana_hook_entry_t *
+ngx_http_asana_hook_zone_alloc(ngx_http_asana_hook_zone_t *zone,
+    ngx_str_t *key, size_t size)
+{
+    size_t                        len;
+    ngx_uint_t                    i;
+    ngx_queue_t                  *q;
+    ngx_http_asana_hook_entry_t  *entry;
+
+    len = ngx_http_asana_hook_entry_size(key->len);
+
+    for (i = 0; /* void */ ; i++) {
+
+        entry = ngx_slab_alloc_locked(zone->shpool, len + size);
+
+        if (entry) {
+            break;
+        }
+
+        /* what one entry costs the others is bounded */
+
+        if (ngx_queue_empty(&zone->sh->queue)
+            || i == NGX_HTTP_ASANA_HOOK_EVICTIONS)
+        {
+            return NULL;
+        }
+
+        q = ngx_queue_last(&zone->sh->queue);
+
+        ngx_http_asana_hook_zone_drop(zone,
+                     ngx_queue_data(q, ngx_http_asana_hook_entry_t, queue));
+    }
+
+    entry->sn.str.len = key->len;
+    entry->sn.str.data = entry->data;
+    ngx_memcpy(entry->data, key->data, key->len);
+
+    entry->capacity = (uint32_t) size;
+
+    return entry;
+}
+
+
+/* a set that comes from the store takes over what the zone has counted */
+
+static void
+ngx_http_asana_hook_zone_merge(ngx_http_asana_hook_entry_t *entry,
+    ngx_http_asana_hook_set_t *set)
+{
+    ngx_uint_t                     i;
+    ngx_http_asana_hook_secret_t  *s, *old;
+
+    s = (ngx_http_asana_hook_secret_t *) set->start;
+
+    for (i = 0; i < set->n; i++) {
+
+        old = ngx_http_asana_hook_zone_secret(
+                                ngx_http_asana_hook_entry_records(entry),
+                                entry->n, s->id);
+        if (old) {
+            s->deliveries = old->deliveries;
+            s->verified = ngx_max(s->verified, old->verified);
+            s->stored = ngx_max(s->stored, old->stored);
+        }
+
+        s = ngx_http_asana_hook_secret_next(s);
+    }
+}
+
+
+static void
+ngx_http_asana_hook_zone_drop(ngx_http_asana_hook_zone_t *zone,
+    ngx_http_asana_hook_entry_t *entry)
+{
+    ngx_queue_remove(&entry->queue);
+    ngx_rbtree_delete(&zone->sh->rbtree, &entry->sn.node);
+
+    ngx_explicit_memzero(ngx_http_asana_hook_entry_records(entry),
+                         entry->capacity);
+
+    ngx_slab_free_locked(zone->shpool, entry);
+}
+
+
+static ngx_http_asana_hook_secret_t *
+ngx_http_asana_hook_zone_secret(u_char *records, ngx_uint_t n, u_char *id)
+{
+    ngx_uint_t                     i;
+    ngx_http_asana_hook_secret_t  *s;
+
+    s = (ngx_http_asana_hook_secret_t *) records;
+
+    for (i = 0; i < n; i++) {
+
+        if (ngx_memcmp(s->id, id, NGX_HTTP_ASANA_HOOK_ID_LEN) == 0) {
+            return s;
+        }
+
+        s = ngx_http_asana_hook_secret_next(s);
+    }
+
+    return NULL;
+}
+
+
+void
+ngx_http_asana_hook_zone_touch(ngx_http_asana_hook_zone_t *zone,
+    ngx_str_t *key, uint32_t hash, ngx_http_asana_hook_secret_t *s,
+    ngx_log_t *log)
+{
+    ngx_uint_t                      i;
+    ngx_http_asana_hook_touch_t    *touch;
+    ngx_http_asana_hook_touches_t  *touches;
+
+    touches = zone->touches;
+
+    for (i = 0; i < touches->n; i++) {
+        touch = &touches->touch[i];
+
+        if (touch->hash == hash
+            && touch->len == key->len
+            && ngx_memcmp(touch->id, s->id, NGX_HTTP_ASANA_HOOK_ID_LEN) == 0
+            && ngx_memcmp(touch->key, key->data, key->len) == 0)
+        {
+            touch->deliveries++;
+            return;
+        }
+    }
+
+    if (touches->n == NGX_HTTP_ASANA_HOOK_TOUCHES) {
+        ngx_http_asana_hook_zone_flush(zone, log);
+    }
+
+    touch = &touches->touch[touches->n++];
+
+    touch->hash = hash;
+    touch->deliveries = 1;
+    touch->stored = s->stored;
+    touch->len = key->len;
+    ngx_memcpy(touch->id, s->id, NGX_HTTP_ASANA_HOOK_ID_LEN);
+    ngx_memcpy(touch->key, key->data, key->len);
+
+    touches->event.data = zone;
+    touches->event.log = ngx_cycle->log;
+
+    ngx_post_event(&touches->event, &ngx_posted_events);
+}
+
+
+static void
+ngx_http_asana_hook_zone_flush_handler(ngx_event_t *ev)
+{
+    ngx_http_asana_hook_zone_flush(ev->data, ev->log);
+}
+
+
+static void
+ngx_http_asana_hook_zone_flush(ngx_http_asana_hook_zone_t *zone,
+    ngx_log_t *log)
+{
+    time_t                          now;
+    ngx_uint_t                      i, due;
+    ngx_http_asana_hook_touches_t  *touches;
+
+    touches = zone->touches;
+
+    if (touches->n == 0) {
+        return;
+    }
+
+    due = 0;
+    now = ngx_time();
+
+    ngx_shmtx_lock(&zone->shpool->mutex);
+
+    for (i = 0; i < touches->n; i++) {
+        if (ngx_http_asana_hook_zone_account(zone, &touches->touch[i], now)) {
+            due |= (ngx_uint_t) 1 << i;
+        }
+    }
+
+    ngx_shmtx_unlock(&zone->shpool->mutex);
+
+    for (i = 0; due; due >>= 1, i++) {
+        if (due & 1) {
+            ngx_http_asana_hook_zone_write_back(zone, &touches->touch[i], now,
+                                                log);
+        }
+    }
+
+    touches->n = 0;
+}
+
+
+/*
+ * Returns 1 if the time is to be written back: at the first delivery, for it
+ * proves the secret, and then often enough that a restart does not take an
+ * active secret for an inactive one.
+ */
+
+static ngx_uint_t
+ngx_http_asana_hook_zone_account(ngx_http_asana_hook_zone_t *zone,
+    ngx_http_asana_hook_touch_t *touch, time_t now)
+{
+    time_t                         interval;
+    ngx_str_t                      key;
+    ngx_http_asana_hook_entry_t   *entry;
+    ngx_http_asana_hook_secret_t  *s;
+
+    key.len = touch->len;
+    key.data = touch->key;
+
+    interval = ngx_min(NGX_HTTP_ASANA_HOOK_WRITE_BACK, zone->inactive / 2);
+
+    s = NULL;
+    entry = ngx_http_asana_hook_zone_lookup(zone, &key, touch->hash);
+
+    if (entry) {
+        s = ngx_http_asana_hook_zone_secret(
+                                ngx_http_asana_hook_entry_records(entry),
+                                entry->n, touch->id);
+    }
+
+    if (s == NULL) {
+        return now - touch->stored >= interval;
+    }
+
+    s->deliveries += touch->deliveries;
+    s->verified = ngx_max(s->verified, now);
+
+    if (s->stored && s->verified - s->stored < interval) {
+        return 0;
+    }
+
+    /* claimed: no other worker writes it as well */
+    s->stored = s->verified;
+
+    return 1;
+}
+
+
+static void
+ngx_http_asana_hook_zone_write_back(ngx_http_asana_hook_zone_t *zone,
+    ngx_http_asana_hook_touch_t *touch, time_t now, ngx_log_t *log)
+{
+    ngx_str_t                  key;
+    ngx_http_asana_hook_op_t  *op;
+
+    key.len = touch->len;
+    key.data = touch->key;
+
+    op = ngx_http_asana_hook_op_create(&key, 0, log);
+    if (op == NULL) {
+        return;
+    }
+
+    op->type = NGX_HTTP_ASANA_HOOK_TOUCH;
+    op->now = now;
+    op->handler = ngx_http_asana_hook_op_free;
+    ngx_memcpy(op->id, touch->id, NGX_HTTP_ASANA_HOOK_ID_LEN);
+
+    if (ngx_http_asana_hook_store_post(zone->store, op) == NGX_OK) {
+        ngx_http_asana_hook_op_free(op);
+    }
+}
+
+
+ngx_http_asana_hook_secret_t *
+ngx_http_asana_hook_set_push(ngx_http_asana_hook_set_t *set, size_t len)
+{
+    size_t                         size;
+    u_char                        *p;
+    ngx_http_asana_hook_secret_t  *s;
+
+    size = ngx_http_asana_hook_secret_size(len);
+
+    if (size > (size_t) (set->end - set->start) - set->size) {
+
+        p = ngx_palloc(set->pool, 2 * (set->size + size));
+        if (p == NULL) {
+            return NULL;
+        }
+
+        if (set->size) {
+            ngx_memcpy(p, set->start, set->size);
+            ngx_explicit_memzero(set->start, set->size);
+        }
+
+        set->start = p;
+        set->end = p + 2 * (set->size + size);
+    }
+
+    s = (ngx_http_asana_hook_secret_t *) (set->start + set->size);
+
+    ngx_memzero(s, size);
+    s->len = (u_char) len;
+
+    set->size += size;
+    set->n++;
+
+    return s;
+}
+
+
+ngx_int_t
+ngx_http_asana_hook_set_reserve(ngx_http_asana_hook_set_t *set, size_t size)
+{
+    ngx_http_asana_hook_set_wipe(set);
+
+    set->start = ngx_palloc(set->pool, size);
+    if (set->start == NULL) {
+        set->end = NULL;
+        return NGX_ERROR;
+    }
+
+    set->end = set->start + size;
+
+    return NGX_OK;
+}
+
+
+void
+ngx_http_asana_hook_set_wipe(ngx_http_asana_hook_set_t *set)
+{
+    if (set->size) {
+        ngx_explicit_memzero(set->start, set->size);
+    }
+
+    set->size = 0;
+    set->n = 0;
+}
