@@ -7,6 +7,27 @@
 #include "ngx_http_asana_hook.h"
 
 
+typedef enum {
+    NGX_HTTP_ASANA_HOOK_PARAM_NONE = 0,
+    NGX_HTTP_ASANA_HOOK_PARAM_ZONE,
+    NGX_HTTP_ASANA_HOOK_PARAM_STATE,
+    NGX_HTTP_ASANA_HOOK_PARAM_POOL,
+    NGX_HTTP_ASANA_HOOK_PARAM_SIZE,
+    NGX_HTTP_ASANA_HOOK_PARAM_TIME,
+    NGX_HTTP_ASANA_HOOK_PARAM_NUMBER
+} ngx_http_asana_hook_param_e;
+
+
+typedef struct {
+    ngx_str_t                      name;
+    ngx_http_asana_hook_param_e    type;
+    size_t                         offset;
+    ngx_int_t                      preset;
+    ngx_int_t                      min;
+    ngx_int_t                      max;
+} ngx_http_asana_hook_param_t;
+
+
 static ngx_int_t ngx_http_asana_hook_status_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_asana_hook_key_variable(ngx_http_request_t *r,
@@ -22,10 +43,17 @@ static char *ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent,
 static char *ngx_http_asana_hook_zone(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static ngx_int_t ngx_http_asana_hook_zone_parameter(ngx_conf_t *cf,
-    ngx_http_asana_hook_zone_t *zone, ngx_str_t *value, ngx_str_t *name,
+    ngx_http_asana_hook_zone_t *zone, ngx_str_t *value, ssize_t *size);
+static ngx_int_t ngx_http_asana_hook_zone_name(ngx_conf_t *cf,
+    ngx_http_asana_hook_zone_t *zone, ngx_str_t *value, ngx_str_t *s,
     ssize_t *size);
 static ngx_int_t ngx_http_asana_hook_zone_state(ngx_conf_t *cf,
-    ngx_http_asana_hook_zone_t *zone, ngx_str_t *value);
+    ngx_http_asana_hook_zone_t *zone, ngx_str_t *value, ngx_str_t *s);
+static ngx_int_t ngx_http_asana_hook_zone_number(ngx_conf_t *cf,
+    ngx_http_asana_hook_zone_t *zone, ngx_str_t *value, ngx_str_t *s,
+    ngx_http_asana_hook_param_t *param);
+static void ngx_http_asana_hook_zone_defaults(
+    ngx_http_asana_hook_zone_t *zone);
 static char *ngx_http_asana_hook(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_asana_hook_enroll_value(ngx_conf_t *cf,
@@ -35,6 +63,31 @@ static char *ngx_http_asana_hook_status_code(ngx_conf_t *cf,
 static ngx_int_t ngx_http_asana_hook_init(ngx_conf_t *cf);
 static ngx_int_t ngx_http_asana_hook_init_process(ngx_cycle_t *cycle);
 static void ngx_http_asana_hook_exit_process(ngx_cycle_t *cycle);
+
+
+static ngx_http_asana_hook_param_t  ngx_http_asana_hook_params[] = {
+
+    { ngx_string("zone="), NGX_HTTP_ASANA_HOOK_PARAM_ZONE, 0, 0, 0, 0 },
+    { ngx_string("state="), NGX_HTTP_ASANA_HOOK_PARAM_STATE, 0, 0, 0, 0 },
+    { ngx_string("thread_pool="), NGX_HTTP_ASANA_HOOK_PARAM_POOL, 0, 0, 0, 0 },
+
+    { ngx_string("max_size="), NGX_HTTP_ASANA_HOOK_PARAM_SIZE,
+      offsetof(ngx_http_asana_hook_zone_t, max_size),
+      256 * 1024 * 1024, 1024 * 1024, NGX_MAX_INT_T_VALUE },
+
+    { ngx_string("inactive="), NGX_HTTP_ASANA_HOOK_PARAM_TIME,
+      offsetof(ngx_http_asana_hook_zone_t, inactive),
+      24 * 60 * 60, 1, NGX_MAX_INT32_VALUE },
+
+    { ngx_string("pending="), NGX_HTTP_ASANA_HOOK_PARAM_TIME,
+      offsetof(ngx_http_asana_hook_zone_t, pending),
+      5 * 60, 1, NGX_MAX_INT32_VALUE },
+
+    { ngx_string("max_secrets="), NGX_HTTP_ASANA_HOOK_PARAM_NUMBER,
+      offsetof(ngx_http_asana_hook_zone_t, max_secrets), 16, 1, 1000 },
+
+    { ngx_null_string, NGX_HTTP_ASANA_HOOK_PARAM_NONE, 0, 0, 0, 0 }
+};
 
 
 static ngx_conf_enum_t  ngx_http_asana_hook_log_levels[] = {
@@ -331,7 +384,7 @@ ngx_http_asana_hook_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     ngx_http_asana_hook_main_conf_t *amcf = conf;
 
     ssize_t                            size;
-    ngx_str_t                         *value, name;
+    ngx_str_t                         *value;
     ngx_uint_t                         i;
     ngx_shm_zone_t                    *shm_zone;
     ngx_http_asana_hook_zone_t        *zone, **zp;
@@ -345,9 +398,7 @@ ngx_http_asana_hook_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     }
 
     if (value[1].len == 0) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "the key in \"asana_hook_zone\" is empty");
-        return NGX_CONF_ERROR;
+        return "has an empty key";
     }
 
     ngx_memzero(&ccv, sizeof(ngx_http_compile_complex_value_t));
@@ -361,43 +412,25 @@ ngx_http_asana_hook_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     }
 
     size = 0;
-    ngx_str_null(&name);
 
     for (i = 2; i < cf->args->nelts; i++) {
-        if (ngx_http_asana_hook_zone_parameter(cf, zone, &value[i], &name,
-                                               &size)
+        if (ngx_http_asana_hook_zone_parameter(cf, zone, &value[i], &size)
             != NGX_OK)
         {
             return NGX_CONF_ERROR;
         }
     }
 
-    if (name.len == 0 || zone->state == NULL) {
+    if (zone->name.len == 0 || zone->state == NULL) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "\"asana_hook_zone\" must have the parameter "
-                           "\"%s=\"", name.len ? "state" : "zone");
+                           "\"%s=\"", zone->name.len ? "state" : "zone");
         return NGX_CONF_ERROR;
     }
 
-    zone->name = name;
+    ngx_http_asana_hook_zone_defaults(zone);
 
-    if (zone->max_size == 0) {
-        zone->max_size = 256 * 1024 * 1024;
-    }
-
-    if (zone->inactive == 0) {
-        zone->inactive = 24 * 60 * 60;
-    }
-
-    if (zone->pending == 0) {
-        zone->pending = 5 * 60;
-    }
-
-    if (zone->max_secrets == 0) {
-        zone->max_secrets = 16;
-    }
-
-    shm_zone = ngx_shared_memory_add(cf, &name, size,
+    shm_zone = ngx_shared_memory_add(cf, &zone->name, size,
                                      &ngx_http_asana_hook_module);
     if (shm_zone == NULL) {
         return NGX_CONF_ERROR;
@@ -406,7 +439,7 @@ ngx_http_asana_hook_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     if (shm_zone->data) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "\"asana_hook_zone\" defines the zone \"%V\" twice",
-                           &name);
+                           &zone->name);
         return NGX_CONF_ERROR;
     }
 
@@ -426,162 +459,141 @@ ngx_http_asana_hook_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
 static ngx_int_t
 ngx_http_asana_hook_zone_parameter(ngx_conf_t *cf,
-    ngx_http_asana_hook_zone_t *zone, ngx_str_t *value, ngx_str_t *name,
-    ssize_t *size)
+    ngx_http_asana_hook_zone_t *zone, ngx_str_t *value, ssize_t *size)
+{
+    ngx_str_t                     s;
+    ngx_http_asana_hook_param_t  *param;
+
+    for (param = ngx_http_asana_hook_params; param->name.len; param++) {
+        if (value->len > param->name.len
+            && ngx_strncmp(value->data, param->name.data, param->name.len)
+               == 0)
+        {
+            break;
+        }
+    }
+
+    s.data = value->data + param->name.len;
+    s.len = value->len - param->name.len;
+
+    switch (param->type) {
+
+    case NGX_HTTP_ASANA_HOOK_PARAM_ZONE:
+        return ngx_http_asana_hook_zone_name(cf, zone, value, &s, size);
+
+    case NGX_HTTP_ASANA_HOOK_PARAM_STATE:
+        return ngx_http_asana_hook_zone_state(cf, zone, value, &s);
+
+    case NGX_HTTP_ASANA_HOOK_PARAM_POOL:
+        zone->thread_pool = s;
+        return NGX_OK;
+
+    case NGX_HTTP_ASANA_HOOK_PARAM_NONE:
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid \"asana_hook_zone\" parameter \"%V\"",
+                           value);
+        return NGX_ERROR;
+
+    default:
+        return ngx_http_asana_hook_zone_number(cf, zone, value, &s, param);
+    }
+}
+
+
+static ngx_int_t
+ngx_http_asana_hook_zone_name(ngx_conf_t *cf, ngx_http_asana_hook_zone_t *zone,
+    ngx_str_t *value, ngx_str_t *s, ssize_t *size)
 {
     u_char     *p;
-    ngx_int_t   n;
-    ngx_str_t   s;
+    ngx_str_t   bytes;
 
-    p = ngx_strlchr(value->data, value->data + value->len, '=');
+    p = ngx_strlchr(s->data, s->data + s->len, ':');
 
-    if (p == NULL) {
+    if (p == NULL || p == s->data) {
         goto invalid;
     }
 
-    p++;
-    s.data = p;
-    s.len = value->data + value->len - p;
+    zone->name.data = s->data;
+    zone->name.len = p - s->data;
 
-    if (s.len == 0) {
+    bytes.data = p + 1;
+    bytes.len = s->data + s->len - bytes.data;
+
+    *size = ngx_parse_size(&bytes);
+
+    if (*size == NGX_ERROR) {
         goto invalid;
     }
 
-    if (ngx_strncmp(value->data, "zone=", 5) == 0) {
-
-        p = ngx_strlchr(s.data, s.data + s.len, ':');
-
-        if (name->len) {
-            goto duplicate;
-        }
-
-        if (p == NULL || p == s.data) {
-            goto invalid;
-        }
-
-        name->data = s.data;
-        name->len = p - s.data;
-
-        s.len -= name->len + 1;
-        s.data = p + 1;
-
-        *size = ngx_parse_size(&s);
-
-        if (*size == NGX_ERROR) {
-            goto invalid;
-        }
-
-        if (*size < (ssize_t) (8 * ngx_pagesize)) {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "\"asana_hook_zone\" parameter \"%V\" is too "
-                               "small, at least %uzk is needed", value,
-                               8 * ngx_pagesize / 1024);
-            return NGX_ERROR;
-        }
-
-        return NGX_OK;
+    if (*size < (ssize_t) (8 * ngx_pagesize)) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"asana_hook_zone\" parameter \"%V\" is too small, "
+                           "at least %uzk is needed", value,
+                           8 * ngx_pagesize / 1024);
+        return NGX_ERROR;
     }
 
-    if (ngx_strncmp(value->data, "state=", 6) == 0) {
-
-        if (zone->state) {
-            goto duplicate;
-        }
-
-        return ngx_http_asana_hook_zone_state(cf, zone, &s);
-    }
-
-    if (ngx_strncmp(value->data, "max_size=", 9) == 0) {
-
-        off_t  max_size;
-
-        if (zone->max_size) {
-            goto duplicate;
-        }
-
-        max_size = ngx_parse_offset(&s);
-
-        if (max_size < 1024 * 1024
-            || (uint64_t) max_size > NGX_MAX_SIZE_T_VALUE)
-        {
-            goto invalid;
-        }
-
-        zone->max_size = ngx_align(max_size, (off_t) ngx_pagesize);
-
-        return NGX_OK;
-    }
-
-    if (ngx_strncmp(value->data, "inactive=", 9) == 0) {
-
-        if (zone->inactive) {
-            goto duplicate;
-        }
-
-        zone->inactive = ngx_parse_time(&s, 1);
-
-        if (zone->inactive == (time_t) NGX_ERROR || zone->inactive == 0) {
-            goto invalid;
-        }
-
-        return NGX_OK;
-    }
-
-    if (ngx_strncmp(value->data, "pending=", 8) == 0) {
-
-        if (zone->pending) {
-            goto duplicate;
-        }
-
-        zone->pending = ngx_parse_time(&s, 1);
-
-        if (zone->pending == (time_t) NGX_ERROR || zone->pending == 0) {
-            goto invalid;
-        }
-
-        return NGX_OK;
-    }
-
-    if (ngx_strncmp(value->data, "max_secrets=", 12) == 0) {
-
-        if (zone->max_secrets) {
-            goto duplicate;
-        }
-
-        n = ngx_atoi(s.data, s.len);
-
-        if (n < 1 || n > 1000) {
-            goto invalid;
-        }
-
-        zone->max_secrets = n;
-
-        return NGX_OK;
-    }
-
-    if (ngx_strncmp(value->data, "thread_pool=", 12) == 0) {
-
-        if (zone->thread_pool.len) {
-            goto duplicate;
-        }
-
-        zone->thread_pool = s;
-
-        return NGX_OK;
-    }
+    return NGX_OK;
 
 invalid:
 
     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                       "invalid \"asana_hook_zone\" parameter \"%V\"", value);
+                       "invalid \"asana_hook_zone\" parameter \"%V\", it must "
+                       "be \"zone=name:size\"", value);
     return NGX_ERROR;
+}
 
-duplicate:
 
-    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                       "duplicate \"asana_hook_zone\" parameter \"%V\"",
-                       value);
-    return NGX_ERROR;
+static ngx_int_t
+ngx_http_asana_hook_zone_number(ngx_conf_t *cf,
+    ngx_http_asana_hook_zone_t *zone, ngx_str_t *value, ngx_str_t *s,
+    ngx_http_asana_hook_param_t *param)
+{
+    ngx_int_t  n;
+
+    switch (param->type) {
+
+    case NGX_HTTP_ASANA_HOOK_PARAM_SIZE:
+        n = (ngx_int_t) ngx_parse_offset(s);
+        break;
+
+    case NGX_HTTP_ASANA_HOOK_PARAM_TIME:
+        n = ngx_parse_time(s, 1);
+        break;
+
+    default: /* NGX_HTTP_ASANA_HOOK_PARAM_NUMBER */
+        n = ngx_atoi(s->data, s->len);
+    }
+
+    if (n < param->min || n > param->max) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid \"asana_hook_zone\" parameter \"%V\", it "
+                           "must be %i to %i", value, param->min, param->max);
+        return NGX_ERROR;
+    }
+
+    *(ngx_int_t *) ((u_char *) zone + param->offset) = n;
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_http_asana_hook_zone_defaults(ngx_http_asana_hook_zone_t *zone)
+{
+    ngx_int_t                    *n;
+    ngx_http_asana_hook_param_t  *param;
+
+    for (param = ngx_http_asana_hook_params; param->name.len; param++) {
+
+        if (param->min) {
+            n = (ngx_int_t *) ((u_char *) zone + param->offset);
+
+            if (*n == 0) {
+                *n = param->preset;
+            }
+        }
+    }
 }
 
 
@@ -589,7 +601,7 @@ duplicate:
 
 static ngx_int_t
 ngx_http_asana_hook_zone_state(ngx_conf_t *cf,
-    ngx_http_asana_hook_zone_t *zone, ngx_str_t *value)
+    ngx_http_asana_hook_zone_t *zone, ngx_str_t *value, ngx_str_t *s)
 {
     ngx_uint_t                         i;
     ngx_path_t                        *path;
@@ -601,7 +613,7 @@ ngx_http_asana_hook_zone_state(ngx_conf_t *cf,
         return NGX_ERROR;
     }
 
-    path->name = *value;
+    path->name = *s;
 
     while (path->name.len > 1 && path->name.data[path->name.len - 1] == '/') {
         path->name.data[--path->name.len] = '\0';
@@ -619,8 +631,8 @@ ngx_http_asana_hook_zone_state(ngx_conf_t *cf,
             && ngx_strcmp(zones[i]->state->name.data, path->name.data) == 0)
         {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "\"asana_hook_zone\" parameter \"state=%V\" is "
-                               "already used by the zone \"%V\"", &path->name,
+                               "\"asana_hook_zone\" parameter \"%V\" is "
+                               "already used by the zone \"%V\"", value,
                                &zones[i]->name);
             return NGX_ERROR;
         }

@@ -17,14 +17,15 @@
  * The map of the module; each part knows only what stands to its right:
  *
  *     module -> handler, ack -> signature
- *                            -> zone -> store
+ *                            -> zone -> store -> records
  *
  * module     directives, configuration, variables
  * handler    the decision on each request: handshakes, deliveries, answers
  * ack        header filter that tells Asana success in the way it knows
  * signature  HMAC-SHA256 over a request body
  * zone       shared memory, the cache of the store
- * store      LMDB, the truth
+ * store      LMDB, the truth: environment, look-ups, transactions
+ * records    LMDB: what a transaction reads and writes
  */
 
 
@@ -140,11 +141,11 @@ typedef struct {
     ngx_http_complex_value_t       key;
     ngx_str_t                      name;
     ngx_path_t                    *state;
-    size_t                         max_size;
-    time_t                         inactive;
-    time_t                         pending;
-    ngx_uint_t                     max_secrets;
     ngx_str_t                      thread_pool;
+    ngx_int_t                      max_size;
+    ngx_int_t                      inactive;
+    ngx_int_t                      pending;
+    ngx_int_t                      max_secrets;
 
     ngx_http_asana_hook_shctx_t   *sh;
     ngx_slab_pool_t               *shpool;
@@ -257,7 +258,7 @@ void ngx_http_asana_hook_set_wipe(ngx_http_asana_hook_set_t *set);
 
 
 /*
- * store: nothing outside of its file knows LMDB.  Opened after fork, closed
+ * store: nothing but it and its records know LMDB.  Opened after fork, closed
  * before exit; called in a worker's main thread.
  */
 
@@ -301,6 +302,37 @@ void ngx_http_asana_hook_op_free(ngx_http_asana_hook_op_t *op);
  */
 ngx_int_t ngx_http_asana_hook_store_post(ngx_http_asana_hook_store_t *store,
     ngx_http_asana_hook_op_t *op);
+
+
+/*
+ * records: the content of the store's transactions, for the store alone.
+ * All return 0 or an error of LMDB or of the system.
+ */
+
+struct MDB_txn;
+struct MDB_cursor;
+
+typedef struct {
+    struct MDB_txn                *txn;
+    unsigned int                   secrets;    /* databases */
+    unsigned int                   unproven;
+} ngx_http_asana_hook_records_t;
+
+/* Opens the databases, or makes them with flags MDB_CREATE. */
+int ngx_http_asana_hook_records_open(ngx_http_asana_hook_records_t *recs,
+    unsigned int flags);
+
+/* Appends the secrets of the key to the set, none if there are none. */
+int ngx_http_asana_hook_records_find(struct MDB_cursor *cursor,
+    ngx_str_t *key, ngx_http_asana_hook_set_t *set);
+
+/*
+ * Carries out the operation within recs->txn, which is to be committed if
+ * op->rc is NGX_OK.  If the store was full, room is made instead, "dropped"
+ * is not 0, and the operation is to be tried again after the commit.
+ */
+int ngx_http_asana_hook_records_apply(ngx_http_asana_hook_records_t *recs,
+    ngx_http_asana_hook_op_t *op, ngx_uint_t *dropped);
 
 
 /*

@@ -15,7 +15,7 @@
 
 
 /* nginx 1.22 has no name for it */
-#define NGX_HTTP_ASANA_HOOK_GONE  410
+#define NGX_HTTP_ASANA_GONE  410
 
 
 static ngx_int_t ngx_http_asana_hook_ack_header_filter(ngx_http_request_t *r);
@@ -32,14 +32,15 @@ ngx_http_asana_hook_ack_header_filter(ngx_http_request_t *r)
     status = r->headers_out.status;
 
     if (status == NGX_HTTP_OK || status == NGX_HTTP_NO_CONTENT
-        || (status >= NGX_HTTP_SPECIAL_RESPONSE && status != NGX_HTTP_ASANA_HOOK_GONE)
+        || (status >= NGX_HTTP_SPECIAL_RESPONSE
+            && status != NGX_HTTP_ASANA_GONE)
         || r != r->main
         || !ngx_http_asana_hook_acked(r))
     {
         return ngx_http_next_header_filter(r);
     }
 
-    r->headers_out.status = (status == NGX_HTTP_ASANA_HOOK_GONE)
+    r->headers_out.status = (status == NGX_HTTP_ASANA_GONE)
                             ? NGX_HTTP_SERVICE_UNAVAILABLE : NGX_HTTP_OK;
     r->headers_out.status_line.len = 0;
 

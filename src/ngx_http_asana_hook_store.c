@@ -5,22 +5,9 @@
 
 
 /*
- * The store is an LMDB environment of these named databases; all integers
- * are unsigned, big-endian:
- *
- *     meta      "version" -> 4 bytes, the version of this format
- *
- *     secrets   key of the zone -> a record for each secret (dupsort):
- *
- *                   8  id, SHA-256(secret) cut
- *                   8  created, seconds of the epoch
- *                   8  last verified a delivery, 0 if never
- *                   1  state, 0
- *                   1  length of the secret
- *                   n  the secret
- *
- *     unproven  created (8), id (8), key -> nothing
- *               the secrets that never verified a delivery, by age
+ * The store is an LMDB environment that every worker opens for itself after
+ * fork.  Look-ups renew one parked read; a change is one transaction, whose
+ * content is the matter of ngx_http_asana_hook_records.c.
  */
 
 
@@ -37,15 +24,6 @@
 /* seconds between two attempts to open a store that failed */
 #define NGX_HTTP_ASANA_HOOK_RETRY       1
 
-#define NGX_HTTP_ASANA_HOOK_RECORD      26
-#define NGX_HTTP_ASANA_HOOK_UNPROVEN    16
-
-/* pages that a transaction on a full store may take for itself */
-#define NGX_HTTP_ASANA_HOOK_RESERVE     32
-
-/* most secrets that a full store drops at once */
-#define NGX_HTTP_ASANA_HOOK_DROPS       64
-
 
 struct ngx_http_asana_hook_store_s {
     MDB_env                       *env;
@@ -53,8 +31,7 @@ struct ngx_http_asana_hook_store_s {
     MDB_cursor                    *cursor;     /* of "read" in "secrets" */
 
     MDB_dbi                        meta;
-    MDB_dbi                        secrets;
-    MDB_dbi                        unproven;
+    ngx_http_asana_hook_records_t  records;
 
     size_t                         max_size;
     time_t                         tried;
@@ -62,15 +39,6 @@ struct ngx_http_asana_hook_store_s {
 
     unsigned                       opened:1;   /* the databases are */
 };
-
-
-typedef struct {
-    time_t                         created;
-    time_t                         verified;
-    u_char                        *id;
-    u_char                        *secret;
-    size_t                         len;
-} ngx_http_asana_hook_record_t;
 
 
 static ngx_int_t ngx_http_asana_hook_store_open_env(
@@ -94,32 +62,8 @@ static ngx_int_t ngx_http_asana_hook_store_in_place(
     ngx_http_asana_hook_store_t *store, ngx_log_t *log);
 static ngx_int_t ngx_http_asana_hook_store_write(
     ngx_http_asana_hook_store_t *store, ngx_http_asana_hook_op_t *op);
-static int ngx_http_asana_hook_store_apply(ngx_http_asana_hook_store_t *store,
-    MDB_txn *txn, ngx_http_asana_hook_op_t *op);
-static int ngx_http_asana_hook_store_enroll(ngx_http_asana_hook_store_t *store,
-    MDB_txn *txn, ngx_http_asana_hook_op_t *op);
-static int ngx_http_asana_hook_store_decide(MDB_cursor *cursor, MDB_val *key,
-    ngx_http_asana_hook_op_t *op, u_char *oldest, ngx_uint_t *drop);
-static int ngx_http_asana_hook_store_touch(ngx_http_asana_hook_store_t *store,
-    MDB_txn *txn, ngx_http_asana_hook_op_t *op);
-static int ngx_http_asana_hook_store_full(ngx_http_asana_hook_store_t *store,
-    MDB_txn *txn);
-static int ngx_http_asana_hook_store_make_room(
-    ngx_http_asana_hook_store_t *store, ngx_http_asana_hook_op_t *op);
-static int ngx_http_asana_hook_store_drop(ngx_http_asana_hook_store_t *store,
-    MDB_txn *txn, MDB_val *unproven);
-static int ngx_http_asana_hook_store_put(ngx_http_asana_hook_store_t *store,
-    MDB_txn *txn, MDB_val *key, ngx_http_asana_hook_record_t *rec);
-static int ngx_http_asana_hook_store_remove(ngx_http_asana_hook_store_t *store,
-    MDB_cursor *cursor, MDB_val *key, u_char *id);
-static int ngx_http_asana_hook_record_get(MDB_cursor *cursor, MDB_val *key,
-    u_char *id, ngx_http_asana_hook_record_t *rec);
-static int ngx_http_asana_hook_record_parse(MDB_val *val,
-    ngx_http_asana_hook_record_t *rec);
-static size_t ngx_http_asana_hook_unproven(u_char *buf, MDB_val *key,
-    ngx_http_asana_hook_record_t *rec);
-static u_char *ngx_http_asana_hook_put64(u_char *p, uint64_t n);
-static uint64_t ngx_http_asana_hook_get64(u_char *p);
+static int ngx_http_asana_hook_store_begin(ngx_http_asana_hook_store_t *store,
+    unsigned int flags, MDB_txn **txn);
 
 
 ngx_http_asana_hook_store_t *
@@ -134,7 +78,7 @@ ngx_http_asana_hook_store_create(ngx_str_t *path, size_t max_size,
         return NULL;
     }
 
-    store->max_size = max_size;
+    store->max_size = ngx_align(max_size, ngx_pagesize);
 
     store->path.len = path->len;
     store->path.data = (u_char *) store + sizeof(ngx_http_asana_hook_store_t);
@@ -332,11 +276,8 @@ ngx_http_asana_hook_store_databases(ngx_http_asana_hook_store_t *store,
     err = ngx_http_asana_hook_store_version(store, txn, flags, log);
 
     if (err == 0) {
-        err = mdb_dbi_open(txn, "secrets", flags|MDB_DUPSORT, &store->secrets);
-    }
-
-    if (err == 0) {
-        err = mdb_dbi_open(txn, "unproven", flags, &store->unproven);
+        store->records.txn = txn;
+        err = ngx_http_asana_hook_records_open(&store->records, flags);
     }
 
     if (err == MDB_NOTFOUND && flags == 0) {
@@ -419,6 +360,34 @@ ngx_http_asana_hook_store_txnid(ngx_http_asana_hook_store_t *store)
 }
 
 
+/* renews the transaction, or begins one */
+
+static int
+ngx_http_asana_hook_store_begin(ngx_http_asana_hook_store_t *store,
+    unsigned int flags, MDB_txn **txn)
+{
+    int         err;
+    ngx_uint_t  n;
+
+    for (n = 0; /* void */ ; n++) {
+
+        err = *txn ? mdb_txn_renew(*txn)
+                   : mdb_txn_begin(store->env, NULL, flags, txn);
+
+        if (err != MDB_MAP_RESIZED || n) {
+            return err;
+        }
+
+        /* another generation, with a larger "max_size", let the store grow */
+
+        err = mdb_env_set_mapsize(store->env, 0);
+        if (err) {
+            return err;
+        }
+    }
+}
+
+
 /* renews the parked read, NGX_DECLINED if the store is still empty */
 
 static ngx_int_t
@@ -433,29 +402,7 @@ ngx_http_asana_hook_store_read(ngx_http_asana_hook_store_t *store,
         return NGX_ERROR;
     }
 
-    if (store->read) {
-        err = mdb_txn_renew(store->read);
-
-        if (err == MDB_MAP_RESIZED) {
-            err = mdb_env_set_mapsize(store->env, 0);
-
-            if (err == 0) {
-                err = mdb_txn_renew(store->read);
-            }
-        }
-
-    } else {
-        err = mdb_txn_begin(store->env, NULL, MDB_RDONLY, &store->read);
-
-        if (err == MDB_MAP_RESIZED) {
-            err = mdb_env_set_mapsize(store->env, 0);
-
-            if (err == 0) {
-                err = mdb_txn_begin(store->env, NULL, MDB_RDONLY,
-                                    &store->read);
-            }
-        }
-    }
+    err = ngx_http_asana_hook_store_begin(store, MDB_RDONLY, &store->read);
 
     if (err) {
         return ngx_http_asana_hook_store_error(store, log, "cannot be read",
@@ -479,7 +426,8 @@ ngx_http_asana_hook_store_read(ngx_http_asana_hook_store_t *store,
         err = mdb_txn_commit(txn);
 
         if (err == 0) {
-            err = mdb_txn_begin(store->env, NULL, MDB_RDONLY, &store->read);
+            err = ngx_http_asana_hook_store_begin(store, MDB_RDONLY,
+                                                  &store->read);
         }
 
         if (err) {
@@ -492,7 +440,8 @@ ngx_http_asana_hook_store_read(ngx_http_asana_hook_store_t *store,
 
     err = store->cursor
           ? mdb_cursor_renew(store->read, store->cursor)
-          : mdb_cursor_open(store->read, store->secrets, &store->cursor);
+          : mdb_cursor_open(store->read, store->records.secrets,
+                            &store->cursor);
 
     if (err) {
         mdb_txn_reset(store->read);
@@ -508,11 +457,8 @@ ngx_int_t
 ngx_http_asana_hook_store_find(ngx_http_asana_hook_store_t *store,
     ngx_str_t *key, ngx_http_asana_hook_set_t *set, ngx_log_t *log)
 {
-    int                            err;
-    MDB_val                        k, val;
-    ngx_int_t                      rc;
-    ngx_http_asana_hook_record_t   rec;
-    ngx_http_asana_hook_secret_t  *s;
+    int        err;
+    ngx_int_t  rc;
 
     rc = ngx_http_asana_hook_store_read(store, log);
 
@@ -522,34 +468,11 @@ ngx_http_asana_hook_store_find(ngx_http_asana_hook_store_t *store,
 
     set->txnid = mdb_txn_id(store->read);
 
-    k.mv_size = key->len;
-    k.mv_data = key->data;
-
-    for (err = mdb_cursor_get(store->cursor, &k, &val, MDB_SET);
-         err == 0;
-         err = mdb_cursor_get(store->cursor, &k, &val, MDB_NEXT_DUP))
-    {
-        err = ngx_http_asana_hook_record_parse(&val, &rec);
-        if (err) {
-            break;
-        }
-
-        s = ngx_http_asana_hook_set_push(set, rec.len);
-        if (s == NULL) {
-            err = NGX_ENOMEM;
-            break;
-        }
-
-        s->created = rec.created;
-        s->verified = rec.verified;
-        s->stored = rec.verified;
-        ngx_memcpy(s->id, rec.id, NGX_HTTP_ASANA_HOOK_ID_LEN);
-        ngx_memcpy(s->data, rec.secret, rec.len);
-    }
+    err = ngx_http_asana_hook_records_find(store->cursor, key, set);
 
     mdb_txn_reset(store->read);
 
-    if (err != MDB_NOTFOUND) {
+    if (err) {
         ngx_http_asana_hook_set_wipe(set);
         return ngx_http_asana_hook_store_error(store, log, "cannot be read",
                                                err);
@@ -649,7 +572,6 @@ ngx_http_asana_hook_store_write(ngx_http_asana_hook_store_t *store,
 {
     int         err;
     MDB_txn    *txn;
-    ngx_int_t   rc;
     ngx_uint_t  room;
 
     if (ngx_http_asana_hook_store_open(store, op->log) != NGX_OK
@@ -658,53 +580,48 @@ ngx_http_asana_hook_store_write(ngx_http_asana_hook_store_t *store,
         return NGX_ERROR;
     }
 
-    for (room = 0; /* void */ ; room = 1) {
+    for (room = 0; /* void */ ; room = 0) {
 
-        err = mdb_txn_begin(store->env, NULL, 0, &txn);
+        txn = NULL;
 
-        if (err == MDB_MAP_RESIZED) {
-            err = mdb_env_set_mapsize(store->env, 0);
-
-            if (err == 0) {
-                err = mdb_txn_begin(store->env, NULL, 0, &txn);
-            }
-        }
-
+        err = ngx_http_asana_hook_store_begin(store, 0, &txn);
         if (err) {
             break;
         }
 
-        if (!store->opened) {
-            rc = ngx_http_asana_hook_store_databases(store, txn, MDB_CREATE,
-                                                     op->log);
-            if (rc != NGX_OK) {
-                mdb_txn_abort(txn);
-                return NGX_ERROR;
-            }
-        }
-
-        err = ngx_http_asana_hook_store_apply(store, txn, op);
-
-        if (err == 0 && op->rc == NGX_OK) {
-            err = mdb_txn_commit(txn);
-
-            if (err == 0) {
-                store->opened = 1;
-            }
-
-        } else {
-            mdb_txn_abort(txn);
-
-            if (err == MDB_KEYEXIST) {
-                err = 0;
-            }
-        }
-
-        if (err != MDB_MAP_FULL || room
-            || ngx_http_asana_hook_store_make_room(store, op) != 0)
+        if (!store->opened
+            && ngx_http_asana_hook_store_databases(store, txn, MDB_CREATE,
+                                                   op->log)
+               != NGX_OK)
         {
+            mdb_txn_abort(txn);
+            return NGX_ERROR;
+        }
+
+        store->records.txn = txn;
+
+        err = ngx_http_asana_hook_records_apply(&store->records, op, &room);
+
+        if (err || op->rc != NGX_OK) {
+            mdb_txn_abort(txn);
             break;
         }
+
+        err = mdb_txn_commit(txn);
+        if (err) {
+            break;
+        }
+
+        store->opened = 1;
+
+        if (room == 0) {
+            break;
+        }
+
+        ngx_log_error(NGX_LOG_WARN, op->log, 0,
+                      "asana_hook: store \"%V\" is full, %ui secrets that "
+                      "never verified a delivery were dropped", &store->path,
+                      room);
     }
 
     if (err == 0) {
@@ -715,545 +632,4 @@ ngx_http_asana_hook_store_write(ngx_http_asana_hook_store_t *store,
                                            "cannot be written", err);
 
     return (err == MDB_MAP_FULL) ? NGX_BUSY : NGX_ERROR;
-}
-
-
-static int
-ngx_http_asana_hook_store_apply(ngx_http_asana_hook_store_t *store,
-    MDB_txn *txn, ngx_http_asana_hook_op_t *op)
-{
-    int  err;
-
-    switch (op->type) {
-
-    case NGX_HTTP_ASANA_HOOK_ENROLL:
-
-        err = ngx_http_asana_hook_store_full(store, txn);
-        if (err) {
-            return err;
-        }
-
-        return ngx_http_asana_hook_store_enroll(store, txn, op);
-
-    default: /* NGX_HTTP_ASANA_HOOK_TOUCH */
-        return ngx_http_asana_hook_store_touch(store, txn, op);
-    }
-}
-
-
-static int
-ngx_http_asana_hook_store_enroll(ngx_http_asana_hook_store_t *store,
-    MDB_txn *txn, ngx_http_asana_hook_op_t *op)
-{
-    int                           err;
-    u_char                        oldest[NGX_HTTP_ASANA_HOOK_ID_LEN];
-    MDB_val                       key;
-    MDB_cursor                   *cursor;
-    ngx_uint_t                    drop;
-    ngx_http_asana_hook_record_t  rec;
-
-    err = mdb_cursor_open(txn, store->secrets, &cursor);
-    if (err) {
-        return err;
-    }
-
-    key.mv_size = op->key_len;
-    key.mv_data = op->key;
-
-    err = ngx_http_asana_hook_store_decide(cursor, &key, op, oldest, &drop);
-
-    if (err == 0 && op->rc == NGX_OK && drop) {
-        err = ngx_http_asana_hook_store_remove(store, cursor, &key,
-                  op->policy == NGX_HTTP_ASANA_HOOK_FIRST ? NULL : oldest);
-    }
-
-    mdb_cursor_close(cursor);
-
-    if (err == MDB_KEYEXIST) {
-        op->rc = NGX_OK;
-        return MDB_KEYEXIST;
-    }
-
-    if (err || op->rc != NGX_OK) {
-        return err;
-    }
-
-    rec.created = op->now;
-    rec.verified = 0;
-    rec.id = op->id;
-    rec.secret = op->secret;
-    rec.len = op->secret_len;
-
-    return ngx_http_asana_hook_store_put(store, txn, &key, &rec);
-}
-
-
-/*
- * Sets op->rc; "drop" asks for the removal of what the new secret replaces,
- * "oldest" names it.  MDB_KEYEXIST if that very secret is held already.
- */
-
-static int
-ngx_http_asana_hook_store_decide(MDB_cursor *cursor, MDB_val *key,
-    ngx_http_asana_hook_op_t *op, u_char *oldest, ngx_uint_t *drop)
-{
-    int                           err;
-    time_t                        min, seen;
-    MDB_val                       k, val;
-    ngx_uint_t                    i, n, active;
-    ngx_http_asana_hook_record_t  rec;
-
-    n = 0;
-    min = 0;
-    active = 0;
-    k = *key;
-
-    for (err = mdb_cursor_get(cursor, &k, &val, MDB_SET);
-         err == 0;
-         err = mdb_cursor_get(cursor, &k, &val, MDB_NEXT_DUP))
-    {
-        err = ngx_http_asana_hook_record_parse(&val, &rec);
-        if (err) {
-            return err;
-        }
-
-        if (rec.len == op->secret_len
-            && ngx_memcmp(rec.secret, op->secret, rec.len) == 0)
-        {
-            return MDB_KEYEXIST;
-        }
-
-        n++;
-        seen = ngx_max(rec.created, rec.verified);
-
-        for (i = 0; i < op->nseen; i++) {
-            if (ngx_memcmp(op->seen[i].id, rec.id, NGX_HTTP_ASANA_HOOK_ID_LEN)
-                == 0)
-            {
-                seen = ngx_max(seen, op->seen[i].verified);
-                break;
-            }
-        }
-
-        if (op->now - seen < op->inactive) {
-            active++;
-            continue;
-        }
-
-        if (n - active == 1 || seen < min) {
-            min = seen;
-            ngx_memcpy(oldest, rec.id, NGX_HTTP_ASANA_HOOK_ID_LEN);
-        }
-    }
-
-    if (err != MDB_NOTFOUND) {
-        return err;
-    }
-
-    switch (op->policy) {
-
-    case NGX_HTTP_ASANA_HOOK_FIRST:
-        *drop = n;
-        op->rc = active ? NGX_DECLINED : NGX_OK;
-        break;
-
-    case NGX_HTTP_ASANA_HOOK_OPEN:
-        *drop = (n >= op->max_secrets);
-        op->rc = (*drop && active == n) ? NGX_DECLINED : NGX_OK;
-        break;
-
-    default: /* NGX_HTTP_ASANA_HOOK_OFF */
-        *drop = 0;
-        op->rc = NGX_DECLINED;
-    }
-
-    return 0;
-}
-
-
-static int
-ngx_http_asana_hook_store_touch(ngx_http_asana_hook_store_t *store,
-    MDB_txn *txn, ngx_http_asana_hook_op_t *op)
-{
-    int                           err;
-    u_char                        secret[NGX_HTTP_ASANA_HOOK_MAX_SECRET];
-    MDB_val                       key;
-    MDB_cursor                   *cursor;
-    ngx_http_asana_hook_record_t  rec;
-
-    err = mdb_cursor_open(txn, store->secrets, &cursor);
-    if (err) {
-        return err;
-    }
-
-    key.mv_size = op->key_len;
-    key.mv_data = op->key;
-
-    err = ngx_http_asana_hook_record_get(cursor, &key, op->id, &rec);
-
-    if (err == MDB_NOTFOUND || (err == 0 && rec.verified >= op->now)) {
-        op->rc = NGX_DECLINED;
-        mdb_cursor_close(cursor);
-        return 0;
-    }
-
-    if (err == 0) {
-
-        /* what lies in LMDB's page goes with the record */
-
-        ngx_memcpy(secret, rec.secret, rec.len);
-        rec.secret = secret;
-        rec.id = op->id;
-
-        err = ngx_http_asana_hook_store_remove(store, cursor, &key, op->id);
-    }
-
-    mdb_cursor_close(cursor);
-
-    if (err == 0) {
-        rec.verified = op->now;
-        err = ngx_http_asana_hook_store_put(store, txn, &key, &rec);
-    }
-
-    ngx_explicit_memzero(secret, NGX_HTTP_ASANA_HOOK_MAX_SECRET);
-
-    op->rc = NGX_OK;
-
-    return err;
-}
-
-
-/*
- * A transaction needs free pages itself, also one that deletes: the store
- * counts as full while there is still room for it.
- */
-
-static int
-ngx_http_asana_hook_store_full(ngx_http_asana_hook_store_t *store,
-    MDB_txn *txn)
-{
-    int           err;
-    size_t        free, pages, used;
-    MDB_val       key, val;
-    MDB_stat      stat;
-    MDB_cursor   *cursor;
-    MDB_envinfo   info;
-
-    err = mdb_env_info(store->env, &info);
-    if (err) {
-        return err;
-    }
-
-    err = mdb_env_stat(store->env, &stat);
-    if (err) {
-        return err;
-    }
-
-    pages = info.me_mapsize / stat.ms_psize;
-    used = info.me_last_pgno + 1;
-
-    if (used + NGX_HTTP_ASANA_HOOK_RESERVE < pages) {
-        return 0;
-    }
-
-    /* database 0 lists the free pages of past transactions by their number */
-
-    err = mdb_cursor_open(txn, 0, &cursor);
-    if (err) {
-        return err;
-    }
-
-    free = pages - ngx_min(used, pages);
-
-    while (free < NGX_HTTP_ASANA_HOOK_RESERVE
-           && (err = mdb_cursor_get(cursor, &key, &val, MDB_NEXT)) == 0)
-    {
-        free += *(size_t *) val.mv_data;
-    }
-
-    mdb_cursor_close(cursor);
-
-    if (err && err != MDB_NOTFOUND) {
-        return err;
-    }
-
-    return (free < NGX_HTTP_ASANA_HOOK_RESERVE) ? MDB_MAP_FULL : 0;
-}
-
-
-/* drops the oldest secrets that never verified a delivery while active */
-
-static int
-ngx_http_asana_hook_store_make_room(ngx_http_asana_hook_store_t *store,
-    ngx_http_asana_hook_op_t *op)
-{
-    int          err;
-    time_t       created;
-    MDB_txn     *txn;
-    MDB_val      key, val;
-    ngx_uint_t   n;
-    MDB_cursor  *cursor;
-
-    err = mdb_txn_begin(store->env, NULL, 0, &txn);
-    if (err) {
-        return err;
-    }
-
-    for (n = 0; n < NGX_HTTP_ASANA_HOOK_DROPS; n++) {
-
-        err = mdb_cursor_open(txn, store->unproven, &cursor);
-        if (err) {
-            break;
-        }
-
-        err = mdb_cursor_get(cursor, &key, &val, MDB_FIRST);
-        mdb_cursor_close(cursor);
-
-        if (err) {
-            break;
-        }
-
-        if (key.mv_size <= NGX_HTTP_ASANA_HOOK_UNPROVEN) {
-            err = MDB_CORRUPTED;
-            break;
-        }
-
-        created = (time_t) ngx_http_asana_hook_get64(key.mv_data);
-
-        if (op->now - created < op->inactive) {
-            err = MDB_NOTFOUND;
-            break;
-        }
-
-        err = ngx_http_asana_hook_store_drop(store, txn, &key);
-        if (err) {
-            break;
-        }
-    }
-
-    if (n == 0 || (err && err != MDB_NOTFOUND)) {
-        mdb_txn_abort(txn);
-        return err ? err : MDB_NOTFOUND;
-    }
-
-    err = mdb_txn_commit(txn);
-
-    if (err == 0) {
-        ngx_log_error(NGX_LOG_WARN, op->log, 0,
-                      "asana_hook: store \"%V\" is full: %ui secrets that "
-                      "never verified a delivery were dropped", &store->path,
-                      n);
-    }
-
-    return err;
-}
-
-
-static int
-ngx_http_asana_hook_store_drop(ngx_http_asana_hook_store_t *store,
-    MDB_txn *txn, MDB_val *unproven)
-{
-    int          err;
-    u_char       buf[NGX_HTTP_ASANA_HOOK_UNPROVEN + NGX_HTTP_ASANA_HOOK_MAX_KEY];
-    MDB_val      key;
-    MDB_cursor  *cursor;
-
-    if (unproven->mv_size > sizeof(buf)) {
-        return MDB_CORRUPTED;
-    }
-
-    ngx_memcpy(buf, unproven->mv_data, unproven->mv_size);
-
-    key.mv_size = unproven->mv_size - NGX_HTTP_ASANA_HOOK_UNPROVEN;
-    key.mv_data = buf + NGX_HTTP_ASANA_HOOK_UNPROVEN;
-
-    err = mdb_cursor_open(txn, store->secrets, &cursor);
-    if (err) {
-        return err;
-    }
-
-    err = ngx_http_asana_hook_store_remove(store, cursor, &key, buf + 8);
-
-    mdb_cursor_close(cursor);
-
-    return err;
-}
-
-
-static int
-ngx_http_asana_hook_store_put(ngx_http_asana_hook_store_t *store,
-    MDB_txn *txn, MDB_val *key, ngx_http_asana_hook_record_t *rec)
-{
-    int      err;
-    u_char   buf[NGX_HTTP_ASANA_HOOK_RECORD + NGX_HTTP_ASANA_HOOK_MAX_SECRET];
-    u_char   index[NGX_HTTP_ASANA_HOOK_UNPROVEN + NGX_HTTP_ASANA_HOOK_MAX_KEY];
-    u_char  *p;
-    MDB_val  k, val;
-
-    p = ngx_cpymem(buf, rec->id, NGX_HTTP_ASANA_HOOK_ID_LEN);
-    p = ngx_http_asana_hook_put64(p, rec->created);
-    p = ngx_http_asana_hook_put64(p, rec->verified);
-    *p++ = 0;
-    *p++ = (u_char) rec->len;
-    p = ngx_cpymem(p, rec->secret, rec->len);
-
-    val.mv_size = p - buf;
-    val.mv_data = buf;
-
-    err = mdb_put(txn, store->secrets, key, &val, 0);
-
-    ngx_explicit_memzero(buf, sizeof(buf));
-
-    if (err || rec->verified) {
-        return err;
-    }
-
-    k.mv_size = ngx_http_asana_hook_unproven(index, key, rec);
-    k.mv_data = index;
-
-    val.mv_size = 0;
-    val.mv_data = index;
-
-    return mdb_put(txn, store->unproven, &k, &val, 0);
-}
-
-
-/* removes one secret of the key, or all of them without an id */
-
-static int
-ngx_http_asana_hook_store_remove(ngx_http_asana_hook_store_t *store,
-    MDB_cursor *cursor, MDB_val *key, u_char *id)
-{
-    int                           err;
-    u_char                        index[NGX_HTTP_ASANA_HOOK_UNPROVEN
-                                        + NGX_HTTP_ASANA_HOOK_MAX_KEY];
-    MDB_val                       k;
-    ngx_http_asana_hook_record_t  rec;
-
-    for ( ;; ) {
-
-        err = ngx_http_asana_hook_record_get(cursor, key, id, &rec);
-
-        if (err) {
-            return (err == MDB_NOTFOUND && id == NULL) ? 0 : err;
-        }
-
-        k.mv_size = ngx_http_asana_hook_unproven(index, key, &rec);
-        k.mv_data = index;
-
-        err = mdb_cursor_del(cursor, 0);
-
-        if (err == 0 && rec.verified == 0) {
-            err = mdb_del(mdb_cursor_txn(cursor), store->unproven, &k, NULL);
-        }
-
-        if (err || id) {
-            return err;
-        }
-    }
-}
-
-
-/* the record of the id, or the first one of the key */
-
-static int
-ngx_http_asana_hook_record_get(MDB_cursor *cursor, MDB_val *key, u_char *id,
-    ngx_http_asana_hook_record_t *rec)
-{
-    int      err;
-    MDB_val  k, val;
-
-    k = *key;
-
-    if (id) {
-        val.mv_size = NGX_HTTP_ASANA_HOOK_ID_LEN;
-        val.mv_data = id;
-
-        err = mdb_cursor_get(cursor, &k, &val, MDB_GET_BOTH_RANGE);
-
-    } else {
-        err = mdb_cursor_get(cursor, &k, &val, MDB_SET_KEY);
-    }
-
-    if (err) {
-        return err;
-    }
-
-    err = ngx_http_asana_hook_record_parse(&val, rec);
-    if (err) {
-        return err;
-    }
-
-    if (id && ngx_memcmp(rec->id, id, NGX_HTTP_ASANA_HOOK_ID_LEN) != 0) {
-        return MDB_NOTFOUND;
-    }
-
-    return 0;
-}
-
-
-static int
-ngx_http_asana_hook_record_parse(MDB_val *val,
-    ngx_http_asana_hook_record_t *rec)
-{
-    u_char  *p;
-
-    p = val->mv_data;
-
-    if (val->mv_size <= NGX_HTTP_ASANA_HOOK_RECORD
-        || val->mv_size != (size_t) NGX_HTTP_ASANA_HOOK_RECORD + p[25])
-    {
-        return MDB_CORRUPTED;
-    }
-
-    rec->id = p;
-    rec->created = (time_t) ngx_http_asana_hook_get64(p + 8);
-    rec->verified = (time_t) ngx_http_asana_hook_get64(p + 16);
-    rec->len = p[25];
-    rec->secret = p + NGX_HTTP_ASANA_HOOK_RECORD;
-
-    return 0;
-}
-
-
-static size_t
-ngx_http_asana_hook_unproven(u_char *buf, MDB_val *key,
-    ngx_http_asana_hook_record_t *rec)
-{
-    u_char  *p;
-
-    p = ngx_http_asana_hook_put64(buf, rec->created);
-    p = ngx_cpymem(p, rec->id, NGX_HTTP_ASANA_HOOK_ID_LEN);
-    p = ngx_cpymem(p, key->mv_data, key->mv_size);
-
-    return p - buf;
-}
-
-
-static u_char *
-ngx_http_asana_hook_put64(u_char *p, uint64_t n)
-{
-    ngx_int_t  shift;
-
-    for (shift = 56; shift >= 0; shift -= 8) {
-        *p++ = (u_char) (n >> shift);
-    }
-
-    return p;
-}
-
-
-static uint64_t
-ngx_http_asana_hook_get64(u_char *p)
-{
-    uint64_t    n;
-    ngx_uint_t  i;
-
-    n = 0;
-
-    for (i = 0; i < 8; i++) {
-        n = n << 8 | *p++;
-    }
-
-    return n;
 }
