@@ -1,0 +1,99 @@
+# make                  build/ngx_http_asana_hook_module.so, for the nginx that
+#                       is installed (its headers: nginx-dev on Debian)
+# make NGINX_SRC=dir    the same for an nginx source tree
+# make static           build/static/nginx-asana-hook, the module inside
+# make asan             build/asan/nginx-asana-hook, with sanitizers
+# make test             all tests
+# make test-asan        all tests with the sanitizers
+# make lint             shellcheck and perlcritic
+# make bench            the cost of a verified delivery
+# make install          into the modules directory of nginx, below DESTDIR
+# make clean
+
+CC ?= cc
+NGINX_SRC ?= /usr/share/nginx/src
+NGINX ?= nginx
+DESTDIR ?=
+PROVE ?= prove
+
+MODULE = ngx_http_asana_hook_module
+SO = build/$(MODULE).so
+SOURCES = $(MODULE).c config $(wildcard src/*.c src/*.h)
+
+# nginx's handlers have parameters that not each of them needs
+WARNINGS = -Wall -Wextra -Wno-unused-parameter -Werror
+CFLAGS ?= -g -O2 -fstack-protector-strong -D_FORTIFY_SOURCE=2
+ASAN = -fsanitize=address,undefined \
+	-fno-sanitize=alignment,pointer-overflow,nonnull-attribute
+# nginx leaves what its cycle holds to the end of the process
+ASAN_OPTIONS = detect_leaks=0:detect_odr_violation=0
+
+# nginx-dev has the headers alone
+ifeq ($(wildcard $(NGINX_SRC)/src/core/nginx.c),)
+TREE = $(CURDIR)/build/nginx
+else
+TREE = $(NGINX_SRC)
+endif
+
+# options that matter for the module; --with-compat evens out the others
+OPTIONS = --with-compat --with-debug --with-threads --with-http_ssl_module \
+	--with-http_v2_module --with-http_realip_module \
+	--with-http_auth_request_module
+
+.PHONY: all static asan test test-asan lint bench install clean
+
+all: $(SO)
+
+$(SO): build/module/.configured $(SOURCES)
+	$(MAKE) -C build/module/nginx -f objs/Makefile modules
+	cp build/module/nginx/objs/$(MODULE).so $@
+
+build/module/.configured: config Makefile tools/configure
+	CC="$(CC)" tools/configure build/module "$(NGINX_SRC)" dynamic \
+		"$(CFLAGS) -fPIC $(WARNINGS)" "" $(OPTIONS)
+	touch $@
+
+static: build/static/.configured $(SOURCES)
+	$(MAKE) -j2 -C build/static/nginx -f objs/Makefile binary
+	cp build/static/nginx/objs/nginx build/static/nginx.new
+	mv build/static/nginx.new build/static/nginx-asana-hook
+
+build/static/.configured: config Makefile tools/configure | $(TREE)
+	CC="$(CC)" tools/configure build/static "$(TREE)" static \
+		"$(CFLAGS) $(WARNINGS)" "" $(OPTIONS)
+	touch $@
+
+asan: build/asan/.configured $(SOURCES)
+	$(MAKE) -j2 -C build/asan/nginx -f objs/Makefile binary
+	cp build/asan/nginx/objs/nginx build/asan/nginx.new
+	mv build/asan/nginx.new build/asan/nginx-asana-hook
+
+build/asan/.configured: config Makefile tools/configure | $(TREE)
+	CC="$(CC)" tools/configure build/asan "$(TREE)" static \
+		"-g -O1 -fno-omit-frame-pointer $(ASAN) -DNGX_DEBUG_PALLOC=1 \
+		$(WARNINGS)" "$(ASAN)" $(OPTIONS)
+	touch $@
+
+$(CURDIR)/build/nginx:
+	tools/nginx-source $@
+
+test: all
+	t/run
+
+test-asan: asan
+	TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx-asana-hook \
+	ASANA_HOOK_STATIC=1 ASAN_OPTIONS=$(ASAN_OPTIONS) \
+	UBSAN_OPTIONS=print_stacktrace=1 t/run
+
+lint:
+	t/lint
+
+bench: all
+	bench/event
+
+install: all
+	install -d "$(DESTDIR)$$(tools/modules-path $(NGINX))"
+	install -m 644 $(SO) "$(DESTDIR)$$(tools/modules-path $(NGINX))"
+
+clean:
+	rm -rf build
