@@ -430,6 +430,24 @@ ngx_http_asana_hook_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     ngx_http_asana_hook_zone_defaults(zone);
 
+#if (NGX_THREADS)
+
+    if (zone->thread_pool == NULL) {
+        zone->thread_pool = ngx_thread_pool_add(cf, NULL);
+        if (zone->thread_pool == NULL) {
+            return NGX_CONF_ERROR;
+        }
+    }
+
+#else
+
+    ngx_conf_log_error(NGX_LOG_NOTICE, cf, 0,
+                       "nginx was built without threads: each handshake of "
+                       "the zone \"%V\" makes its worker wait for the disk",
+                       &zone->name);
+
+#endif
+
     shm_zone = ngx_shared_memory_add(cf, &zone->name, size,
                                      &ngx_http_asana_hook_module);
     if (shm_zone == NULL) {
@@ -449,6 +467,7 @@ ngx_http_asana_hook_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     }
 
     *zp = zone;
+    zone->zones = &amcf->zones;
 
     shm_zone->init = ngx_http_asana_hook_zone_init;
     shm_zone->data = zone;
@@ -485,8 +504,15 @@ ngx_http_asana_hook_zone_parameter(ngx_conf_t *cf,
         return ngx_http_asana_hook_zone_state(cf, zone, value, &s);
 
     case NGX_HTTP_ASANA_HOOK_PARAM_POOL:
-        zone->thread_pool = s;
-        return NGX_OK;
+#if (NGX_THREADS)
+        zone->thread_pool = ngx_thread_pool_add(cf, &s);
+        return zone->thread_pool ? NGX_OK : NGX_ERROR;
+#else
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"asana_hook_zone\" parameter \"%V\" requires "
+                           "nginx built with threads", value);
+        return NGX_ERROR;
+#endif
 
     case NGX_HTTP_ASANA_HOOK_PARAM_NONE:
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,

@@ -17,7 +17,7 @@
  * The map of the module; each part knows only what stands to its right:
  *
  *     module -> handler, ack -> signature
- *                            -> zone -> store -> records
+ *                            -> zone -> store -> group, records
  *
  * module     directives, configuration, variables
  * handler    the decision on each request: handshakes, deliveries, answers
@@ -25,6 +25,7 @@
  * signature  HMAC-SHA256 over a request body
  * zone       shared memory, the cache of the store
  * store      LMDB, the truth: environment, look-ups, transactions
+ * group      gathers changes for a thread, which makes them durable together
  * records    LMDB: what a transaction reads and writes
  */
 
@@ -86,6 +87,10 @@ typedef enum {
 } ngx_http_asana_hook_policy_e;
 
 
+#if !(NGX_THREADS)
+typedef struct ngx_thread_pool_s            ngx_thread_pool_t;
+#endif
+
 typedef struct ngx_http_asana_hook_store_s  ngx_http_asana_hook_store_t;
 typedef struct ngx_http_asana_hook_op_s     ngx_http_asana_hook_op_t;
 
@@ -109,13 +114,13 @@ typedef struct {
 /* a change of the store; in memory of its own, for it outlives requests */
 
 struct ngx_http_asana_hook_op_s {
+    ngx_queue_t                    queue;
     ngx_http_asana_hook_op_e       type;
     ngx_http_asana_hook_policy_e   policy;
     ngx_int_t                      rc;          /* the outcome */
 
     ngx_http_asana_hook_op_pt      handler;     /* if posted, on completion */
     void                          *data;
-    ngx_log_t                     *log;
 
     time_t                         now;
     time_t                         inactive;
@@ -141,7 +146,8 @@ typedef struct {
     ngx_http_complex_value_t       key;
     ngx_str_t                      name;
     ngx_path_t                    *state;
-    ngx_str_t                      thread_pool;
+    ngx_array_t                   *zones;       /* all of the module */
+    ngx_thread_pool_t             *thread_pool;
     ngx_int_t                      max_size;
     ngx_int_t                      inactive;
     ngx_int_t                      pending;
@@ -262,9 +268,13 @@ void ngx_http_asana_hook_set_wipe(ngx_http_asana_hook_set_t *set);
  * before exit; called in a worker's main thread.
  */
 
-/* Never opens anything by itself; NULL if there is no memory. */
+/*
+ * Never opens anything by itself; NULL if there is no memory.  Without a
+ * pool all operations are carried out in store_post().
+ */
 ngx_http_asana_hook_store_t *ngx_http_asana_hook_store_create(
-    ngx_str_t *path, size_t max_size, ngx_log_t *log);
+    ngx_str_t *path, size_t max_size, ngx_thread_pool_t *pool,
+    ngx_log_t *log);
 
 /* NGX_ERROR if the store cannot be used now, with a line in the log. */
 ngx_int_t ngx_http_asana_hook_store_open(ngx_http_asana_hook_store_t *store,
@@ -301,6 +311,46 @@ void ngx_http_asana_hook_op_free(ngx_http_asana_hook_op_t *op);
  * NGX_BUSY the store is full, NGX_ERROR; the last two are logged.
  */
 ngx_int_t ngx_http_asana_hook_store_post(ngx_http_asana_hook_store_t *store,
+    ngx_http_asana_hook_op_t *op);
+
+
+/*
+ * group: gathers operations for a thread; knows nothing of what they do.
+ */
+
+typedef struct {
+    void                          *data;
+
+    /* in a thread; what it does not set to another keeps rc NGX_ERROR */
+    void                         (*run)(void *data, ngx_queue_t *batch,
+                                        ngx_log_t *log);
+
+    /* in the main thread, after it; NGX_AGAIN: run the batch once more */
+    ngx_int_t                    (*settle)(void *data);
+
+    ngx_int_t                      ident;    /* must be after 3 pointers */
+
+    ngx_queue_t                    waiting;
+    ngx_queue_t                    batch;
+
+#if (NGX_THREADS)
+    ngx_thread_pool_t             *pool;
+    ngx_thread_task_t              task;
+    ngx_event_t                    hold;
+#endif
+
+    unsigned                       busy:1;   /* a batch is in its thread */
+} ngx_http_asana_hook_group_t;
+
+/* The caller sets data, run and settle. */
+void ngx_http_asana_hook_group_init(ngx_http_asana_hook_group_t *group,
+    ngx_thread_pool_t *pool);
+
+/*
+ * NGX_AGAIN: the handler of the operation will be called, in the main thread
+ * and not before this returns; NGX_OK: there is no pool, and it is done.
+ */
+ngx_int_t ngx_http_asana_hook_group_post(ngx_http_asana_hook_group_t *group,
     ngx_http_asana_hook_op_t *op);
 
 
@@ -381,9 +431,11 @@ typedef struct {
 
 typedef struct {
     ngx_http_asana_hook_zone_t    *zone;
+    ngx_http_asana_hook_op_t      *op;       /* under way */
     ngx_str_t                      key;
     uint32_t                       hash;
     ngx_http_asana_hook_status_e   status;
+    ngx_http_asana_hook_policy_e   policy;   /* of the operation */
     ngx_int_t                      rc;       /* of the phase handler */
     ngx_str_t                      secret;   /* of a handshake */
     ngx_http_asana_hook_set_t      set;

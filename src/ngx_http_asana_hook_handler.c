@@ -31,6 +31,7 @@ static ngx_int_t ngx_http_asana_hook_enroll_policy(ngx_http_request_t *r,
 static ngx_int_t ngx_http_asana_hook_enroll(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx, u_char *id,
     ngx_http_asana_hook_policy_e policy);
+static void ngx_http_asana_hook_enroll_handler(ngx_http_asana_hook_op_t *op);
 static ngx_uint_t ngx_http_asana_hook_active(ngx_http_asana_hook_ctx_t *ctx);
 static ngx_int_t ngx_http_asana_hook_enrolled(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx, ngx_http_asana_hook_policy_e policy,
@@ -161,6 +162,10 @@ static void
 ngx_http_asana_hook_cleanup(void *data)
 {
     ngx_http_asana_hook_ctx_t *ctx = data;
+
+    if (ctx->op) {
+        ctx->op->data = NULL;
+    }
 
     ngx_http_asana_hook_set_wipe(&ctx->set);
 }
@@ -426,7 +431,18 @@ ngx_http_asana_hook_enroll(ngx_http_request_t *r,
 
     op->nseen = ctx->set.n;
 
-    (void) ngx_http_asana_hook_store_post(ctx->zone->store, op);
+    op->handler = ngx_http_asana_hook_enroll_handler;
+    op->data = r;
+
+    if (ngx_http_asana_hook_store_post(ctx->zone->store, op) == NGX_AGAIN) {
+        ngx_http_asana_hook_set_wipe(&ctx->set);
+
+        ctx->op = op;
+        ctx->policy = policy;
+        ctx->rc = NGX_DONE;
+
+        return NGX_DONE;
+    }
 
     rc = op->rc;
     ngx_http_asana_hook_op_free(op);
@@ -436,6 +452,48 @@ ngx_http_asana_hook_enroll(ngx_http_request_t *r,
     }
 
     return ngx_http_asana_hook_enrolled(r, ctx, policy, rc);
+}
+
+
+static void
+ngx_http_asana_hook_enroll_handler(ngx_http_asana_hook_op_t *op)
+{
+    ngx_int_t                   rc;
+    ngx_connection_t           *c;
+    ngx_http_request_t         *r;
+    ngx_http_asana_hook_ctx_t  *ctx;
+
+    r = op->data;
+
+    if (r == NULL) {
+
+        /* the client has gone; its secret is stored all the same */
+
+        ngx_http_asana_hook_op_free(op);
+        return;
+    }
+
+    c = r->connection;
+
+    ngx_http_set_log_request(c->log, r);
+
+    ctx = ngx_http_get_module_ctx(r, ngx_http_asana_hook_module);
+
+    rc = op->rc;
+    ctx->op = NULL;
+
+    if (rc == NGX_OK) {
+        ngx_http_asana_hook_identify(ctx, op->id);
+    }
+
+    ngx_http_asana_hook_op_free(op);
+
+    (void) ngx_http_asana_hook_enrolled(r, ctx, ctx->policy, rc);
+
+    r->write_event_handler = ngx_http_core_run_phases;
+    ngx_http_core_run_phases(r);
+
+    ngx_http_run_posted_requests(c);
 }
 
 

@@ -32,10 +32,15 @@ struct ngx_http_asana_hook_store_s {
 
     MDB_dbi                        meta;
     ngx_http_asana_hook_records_t  records;
+    ngx_http_asana_hook_group_t    group;
 
     size_t                         max_size;
     time_t                         tried;
     ngx_str_t                      path;
+
+    /* what the last batch tells to the main thread */
+    int                            err;
+    ngx_uint_t                     made;
 
     unsigned                       opened:1;   /* the databases are */
 };
@@ -60,15 +65,21 @@ static ngx_int_t ngx_http_asana_hook_store_error(
     int err);
 static ngx_int_t ngx_http_asana_hook_store_in_place(
     ngx_http_asana_hook_store_t *store, ngx_log_t *log);
-static ngx_int_t ngx_http_asana_hook_store_write(
-    ngx_http_asana_hook_store_t *store, ngx_http_asana_hook_op_t *op);
+static void ngx_http_asana_hook_store_run(void *data, ngx_queue_t *batch,
+    ngx_log_t *log);
+static int ngx_http_asana_hook_store_write(ngx_http_asana_hook_store_t *store,
+    ngx_queue_t *batch, ngx_queue_t *only, ngx_log_t *log);
+static int ngx_http_asana_hook_store_apply(ngx_http_asana_hook_store_t *store,
+    MDB_txn *txn, ngx_queue_t *batch, ngx_queue_t *only, ngx_uint_t *dropped,
+    ngx_log_t *log);
+static ngx_int_t ngx_http_asana_hook_store_settle(void *data);
 static int ngx_http_asana_hook_store_begin(ngx_http_asana_hook_store_t *store,
     unsigned int flags, MDB_txn **txn);
 
 
 ngx_http_asana_hook_store_t *
 ngx_http_asana_hook_store_create(ngx_str_t *path, size_t max_size,
-    ngx_log_t *log)
+    ngx_thread_pool_t *pool, ngx_log_t *log)
 {
     ngx_http_asana_hook_store_t  *store;
 
@@ -83,6 +94,12 @@ ngx_http_asana_hook_store_create(ngx_str_t *path, size_t max_size,
     store->path.len = path->len;
     store->path.data = (u_char *) store + sizeof(ngx_http_asana_hook_store_t);
     ngx_memcpy(store->path.data, path->data, path->len);
+
+    store->group.data = store;
+    store->group.run = ngx_http_asana_hook_store_run;
+    store->group.settle = ngx_http_asana_hook_store_settle;
+
+    ngx_http_asana_hook_group_init(&store->group, pool);
 
     return store;
 }
@@ -205,6 +222,7 @@ ngx_http_asana_hook_store_close_env(ngx_http_asana_hook_store_t *store)
     }
 
     store->opened = 0;
+    store->made = 0;
 }
 
 
@@ -374,11 +392,14 @@ ngx_http_asana_hook_store_begin(ngx_http_asana_hook_store_t *store,
         err = *txn ? mdb_txn_renew(*txn)
                    : mdb_txn_begin(store->env, NULL, flags, txn);
 
-        if (err != MDB_MAP_RESIZED || n) {
+        /*
+         * another generation, with a larger "max_size", let the store grow;
+         * the map is not to move while a thread writes to it
+         */
+
+        if (err != MDB_MAP_RESIZED || n || store->group.busy) {
             return err;
         }
-
-        /* another generation, with a larger "max_size", let the store grow */
 
         err = mdb_env_set_mapsize(store->env, 0);
         if (err) {
@@ -410,6 +431,14 @@ ngx_http_asana_hook_store_read(ngx_http_asana_hook_store_t *store,
     }
 
     if (!store->opened) {
+
+        if (store->group.busy) {
+
+            /* the first secret of all is being written */
+
+            mdb_txn_reset(store->read);
+            return NGX_DECLINED;
+        }
 
         rc = ngx_http_asana_hook_store_databases(store, store->read, 0, log);
 
@@ -497,7 +526,7 @@ ngx_http_asana_hook_op_create(ngx_str_t *key, ngx_uint_t nseen,
         return NULL;
     }
 
-    op->log = log;
+    op->rc = NGX_ERROR;
     op->size = size;
     op->seen = (ngx_http_asana_hook_seen_t *)
                    ((u_char *) op + ngx_align(sizeof(ngx_http_asana_hook_op_t),
@@ -522,9 +551,11 @@ ngx_int_t
 ngx_http_asana_hook_store_post(ngx_http_asana_hook_store_t *store,
     ngx_http_asana_hook_op_t *op)
 {
-    op->rc = ngx_http_asana_hook_store_write(store, op);
+    if (ngx_http_asana_hook_store_open(store, ngx_cycle->log) != NGX_OK) {
+        return NGX_OK;
+    }
 
-    return NGX_OK;
+    return ngx_http_asana_hook_group_post(&store->group, op);
 }
 
 
@@ -566,70 +597,197 @@ ngx_http_asana_hook_store_in_place(ngx_http_asana_hook_store_t *store,
 }
 
 
-static ngx_int_t
-ngx_http_asana_hook_store_write(ngx_http_asana_hook_store_t *store,
-    ngx_http_asana_hook_op_t *op)
-{
-    int         err;
-    MDB_txn    *txn;
-    ngx_uint_t  room;
+/* in a thread, except for what store_begin() and store_open() say */
 
-    if (ngx_http_asana_hook_store_open(store, op->log) != NGX_OK
-        || ngx_http_asana_hook_store_in_place(store, op->log) != NGX_OK)
+static void
+ngx_http_asana_hook_store_run(void *data, ngx_queue_t *batch, ngx_log_t *log)
+{
+    ngx_http_asana_hook_store_t *store = data;
+
+    int           err;
+    ngx_queue_t  *q;
+
+    store->err = 0;
+
+    if (store->env == NULL
+        || ngx_http_asana_hook_store_in_place(store, log) != NGX_OK)
+    {
+        return;
+    }
+
+    err = ngx_http_asana_hook_store_write(store, batch, NULL, log);
+
+    if (err == 0) {
+        return;
+    }
+
+    if (err == MDB_MAP_FULL) {
+
+        /* one operation must not pay for another: each on its own */
+
+        for (q = ngx_queue_head(batch);
+             q != ngx_queue_sentinel(batch);
+             q = ngx_queue_next(q))
+        {
+            err = ngx_http_asana_hook_store_write(store, batch, q, log);
+
+            if (err && err != MDB_MAP_FULL) {
+                break;
+            }
+        }
+    }
+
+    if (err == MDB_MAP_FULL || err == NGX_ERROR) {
+        return;
+    }
+
+    store->err = err;
+
+    if (err && err != MDB_MAP_RESIZED) {
+        (void) ngx_http_asana_hook_store_error(store, log, "cannot be written",
+                                               err);
+    }
+}
+
+
+/* one transaction for the batch, or for one operation of it alone */
+
+static int
+ngx_http_asana_hook_store_write(ngx_http_asana_hook_store_t *store,
+    ngx_queue_t *batch, ngx_queue_t *only, ngx_log_t *log)
+{
+    int                        err;
+    MDB_txn                   *txn;
+    ngx_uint_t                 dropped;
+    ngx_http_asana_hook_op_t  *op;
+
+    do {
+        txn = NULL;
+        dropped = 0;
+
+        err = mdb_txn_begin(store->env, NULL, 0, &txn);
+
+        if (err == 0) {
+            err = ngx_http_asana_hook_store_apply(store, txn, batch, only,
+                                                  &dropped, log);
+            if (err == 0) {
+                err = mdb_txn_commit(txn);
+
+            } else {
+                mdb_txn_abort(txn);
+            }
+        }
+
+        if (err == 0) {
+            store->made = 1;
+
+            if (dropped) {
+                ngx_log_error(NGX_LOG_WARN, log, 0,
+                              "asana_hook: store \"%V\" is full, %ui secrets "
+                              "that never verified a delivery were dropped",
+                              &store->path, dropped);
+            }
+        }
+
+    } while (err == 0 && dropped);
+
+    if (err == 0) {
+        return 0;
+    }
+
+    if (only) {
+        op = ngx_queue_data(only, ngx_http_asana_hook_op_t, queue);
+        op->rc = NGX_ERROR;
+
+        if (err == MDB_MAP_FULL) {
+            op->rc = NGX_BUSY;
+            (void) ngx_http_asana_hook_store_error(store, log,
+                                                   "takes no more", err);
+        }
+
+        return err;
+    }
+
+    for (only = ngx_queue_head(batch);
+         only != ngx_queue_sentinel(batch);
+         only = ngx_queue_next(only))
+    {
+        op = ngx_queue_data(only, ngx_http_asana_hook_op_t, queue);
+        op->rc = NGX_ERROR;
+    }
+
+    return err;
+}
+
+
+static int
+ngx_http_asana_hook_store_apply(ngx_http_asana_hook_store_t *store,
+    MDB_txn *txn, ngx_queue_t *batch, ngx_queue_t *only, ngx_uint_t *dropped,
+    ngx_log_t *log)
+{
+    int                        err;
+    ngx_queue_t               *q;
+    ngx_http_asana_hook_op_t  *op;
+
+    store->records.txn = txn;
+
+    if (!store->opened
+        && ngx_http_asana_hook_store_databases(store, txn, MDB_CREATE, log)
+           != NGX_OK)
     {
         return NGX_ERROR;
     }
 
-    for (room = 0; /* void */ ; room = 0) {
+    for (q = only ? only : ngx_queue_head(batch);
+         q != ngx_queue_sentinel(batch);
+         q = ngx_queue_next(q))
+    {
+        op = ngx_queue_data(q, ngx_http_asana_hook_op_t, queue);
 
-        txn = NULL;
+        err = ngx_http_asana_hook_records_apply(&store->records, op, dropped);
 
-        err = ngx_http_asana_hook_store_begin(store, 0, &txn);
         if (err) {
+            return err;
+        }
+
+        if (only) {
             break;
         }
 
-        if (!store->opened
-            && ngx_http_asana_hook_store_databases(store, txn, MDB_CREATE,
-                                                   op->log)
-               != NGX_OK)
-        {
-            mdb_txn_abort(txn);
-            return NGX_ERROR;
+        if (*dropped) {
+            return MDB_MAP_FULL;
         }
+    }
 
-        store->records.txn = txn;
+    return 0;
+}
 
-        err = ngx_http_asana_hook_records_apply(&store->records, op, &room);
 
-        if (err || op->rc != NGX_OK) {
-            mdb_txn_abort(txn);
-            break;
-        }
+/* in the main thread, after a batch; NGX_AGAIN: it is to be run again */
 
-        err = mdb_txn_commit(txn);
-        if (err) {
-            break;
-        }
+static ngx_int_t
+ngx_http_asana_hook_store_settle(void *data)
+{
+    ngx_http_asana_hook_store_t *store = data;
 
+    if (store->made) {
         store->opened = 1;
-
-        if (room == 0) {
-            break;
-        }
-
-        ngx_log_error(NGX_LOG_WARN, op->log, 0,
-                      "asana_hook: store \"%V\" is full, %ui secrets that "
-                      "never verified a delivery were dropped", &store->path,
-                      room);
     }
 
-    if (err == 0) {
-        return op->rc;
+    switch (store->err) {
+
+    case 0:
+        return NGX_OK;
+
+    case MDB_MAP_RESIZED:
+        store->err = 0;
+        return mdb_env_set_mapsize(store->env, 0) == 0 ? NGX_AGAIN : NGX_OK;
+
+    default:
+
+        /* LMDB may refuse all use of an environment after a failed write */
+
+        ngx_http_asana_hook_store_close_env(store);
+        return NGX_OK;
     }
-
-    (void) ngx_http_asana_hook_store_error(store, op->log,
-                                           "cannot be written", err);
-
-    return (err == MDB_MAP_FULL) ? NGX_BUSY : NGX_ERROR;
 }

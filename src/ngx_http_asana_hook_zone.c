@@ -69,6 +69,8 @@ struct ngx_http_asana_hook_touches_s {
     ngx_align(offsetof(ngx_http_asana_hook_entry_t, data) + (key_len), 8)
 
 
+static ngx_int_t ngx_http_asana_hook_zone_unique(
+    ngx_http_asana_hook_zone_t *zone, ngx_log_t *log);
 static ngx_http_asana_hook_entry_t *ngx_http_asana_hook_zone_lookup(
     ngx_http_asana_hook_zone_t *zone, ngx_str_t *key, uint32_t hash);
 static void ngx_http_asana_hook_zone_fill(ngx_http_asana_hook_zone_t *zone,
@@ -101,6 +103,10 @@ ngx_http_asana_hook_zone_init(ngx_shm_zone_t *shm_zone, void *data)
     ngx_http_asana_hook_zone_t  *zone;
 
     zone = shm_zone->data;
+
+    if (ngx_http_asana_hook_zone_unique(zone, shm_zone->shm.log) != NGX_OK) {
+        return NGX_ERROR;
+    }
 
     if (ozone) {
         if (zone->key.value.len != ozone->key.value.len
@@ -172,6 +178,48 @@ ngx_http_asana_hook_zone_init(ngx_shm_zone_t *shm_zone, void *data)
 }
 
 
+/*
+ * LMDB's locks break if one process opens the same files twice: a symbolic
+ * link must not make two zones of one store.
+ */
+
+static ngx_int_t
+ngx_http_asana_hook_zone_unique(ngx_http_asana_hook_zone_t *zone,
+    ngx_log_t *log)
+{
+    ngx_uint_t                    i;
+    ngx_file_info_t               fi, other;
+    ngx_http_asana_hook_zone_t  **zones;
+
+    if (ngx_file_info(zone->state->name.data, &fi) == NGX_FILE_ERROR) {
+        ngx_log_error(NGX_LOG_EMERG, log, ngx_errno,
+                      ngx_file_info_n " \"%V\" failed", &zone->state->name);
+        return NGX_ERROR;
+    }
+
+    zones = zone->zones->elts;
+
+    for (i = 0; zones[i] != zone; i++) {
+
+        if (ngx_file_info(zones[i]->state->name.data, &other) == NGX_FILE_ERROR
+            || ngx_file_uniq(&fi) != ngx_file_uniq(&other)
+            || fi.st_dev != other.st_dev)
+        {
+            continue;
+        }
+
+        ngx_log_error(NGX_LOG_EMERG, log, 0,
+                      "\"asana_hook_zone\" parameter \"state=%V\" is the same "
+                      "directory as \"state=%V\" of the zone \"%V\"",
+                      &zone->state->name, &zones[i]->state->name,
+                      &zones[i]->name);
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
 ngx_int_t
 ngx_http_asana_hook_zone_open(ngx_http_asana_hook_zone_t *zone,
     ngx_log_t *log)
@@ -185,8 +233,12 @@ ngx_http_asana_hook_zone_open(ngx_http_asana_hook_zone_t *zone,
 
     zone->touches->event.handler = ngx_http_asana_hook_zone_flush_handler;
 
+    /* the pools of the next cycle get no threads without a master */
+
     zone->store = ngx_http_asana_hook_store_create(&zone->state->name,
-                                                   zone->max_size, log);
+                                                   zone->max_size,
+                            (ngx_process == NGX_PROCESS_SINGLE)
+                            ? NULL : zone->thread_pool, log);
     if (zone->store == NULL) {
         return NGX_ERROR;
     }
