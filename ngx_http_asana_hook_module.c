@@ -60,6 +60,8 @@ static char *ngx_http_asana_hook_enroll_value(ngx_conf_t *cf,
     ngx_command_t *cmd, void *conf);
 static char *ngx_http_asana_hook_status_code(ngx_conf_t *cf,
     ngx_command_t *cmd, void *conf);
+static char *ngx_http_asana_hook_enum(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
 static ngx_int_t ngx_http_asana_hook_init(ngx_conf_t *cf);
 static ngx_int_t ngx_http_asana_hook_init_process(ngx_cycle_t *cycle);
 static void ngx_http_asana_hook_exit_process(ngx_cycle_t *cycle);
@@ -138,14 +140,14 @@ static ngx_command_t  ngx_http_asana_hook_commands[] = {
 
     { ngx_string("asana_hook_log_level"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
-      ngx_conf_set_enum_slot,
+      ngx_http_asana_hook_enum,
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_http_asana_hook_loc_conf_t, log_level),
       &ngx_http_asana_hook_log_levels },
 
     { ngx_string("asana_hook_heartbeat"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
-      ngx_conf_set_enum_slot,
+      ngx_http_asana_hook_enum,
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_http_asana_hook_loc_conf_t, heartbeat),
       &ngx_http_asana_hook_heartbeats },
@@ -639,11 +641,17 @@ ngx_http_asana_hook_zone_state(ngx_conf_t *cf,
         return NGX_ERROR;
     }
 
-    path->name = *s;
-
-    while (path->name.len > 1 && path->name.data[path->name.len - 1] == '/') {
-        path->name.data[--path->name.len] = '\0';
+    while (s->len > 1 && s->data[s->len - 1] == '/') {
+        s->len--;
     }
+
+    path->name.len = s->len;
+    path->name.data = ngx_pnalloc(cf->pool, s->len + 1);
+    if (path->name.data == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_cpystrn(path->name.data, s->data, s->len + 1);
 
     if (ngx_conf_full_name(cf->cycle, &path->name, 0) != NGX_OK) {
         return NGX_ERROR;
@@ -783,6 +791,38 @@ ngx_http_asana_hook_status_code(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 }
 
 
+/* as ngx_conf_set_enum_slot(), with an error that names the directive */
+
+static char *
+ngx_http_asana_hook_enum(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_str_t        *value;
+    ngx_uint_t       *np;
+    ngx_conf_enum_t  *e;
+
+    np = (ngx_uint_t *) ((u_char *) conf + cmd->offset);
+
+    if (*np != NGX_CONF_UNSET_UINT) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    for (e = cmd->post; e->name.len; e++) {
+        if (ngx_strcmp(e->name.data, value[1].data) == 0) {
+            *np = e->value;
+            return NGX_CONF_OK;
+        }
+    }
+
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                       "invalid value \"%V\" in \"%V\" directive", &value[1],
+                       &cmd->name);
+
+    return NGX_CONF_ERROR;
+}
+
+
 static ngx_int_t
 ngx_http_asana_hook_init(ngx_conf_t *cf)
 {
@@ -839,7 +879,7 @@ ngx_http_asana_hook_init_process(ngx_cycle_t *cycle)
     zones = amcf->zones.elts;
 
     for (i = 0; i < amcf->zones.nelts; i++) {
-        if (ngx_http_asana_hook_zone_open(zones[i], cycle->log) != NGX_OK) {
+        if (ngx_http_asana_hook_zone_open(zones[i], cycle) != NGX_OK) {
             return NGX_ERROR;
         }
     }

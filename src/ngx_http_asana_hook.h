@@ -215,7 +215,7 @@ ngx_int_t ngx_http_asana_hook_zone_init(ngx_shm_zone_t *shm_zone, void *data);
 /* Opens the store for this worker; a store that fails is logged and tried
  * again later, NGX_ERROR means no memory. */
 ngx_int_t ngx_http_asana_hook_zone_open(ngx_http_asana_hook_zone_t *zone,
-    ngx_log_t *log);
+    ngx_cycle_t *cycle);
 
 /* Writes back what this worker counted, and closes the store. */
 void ngx_http_asana_hook_zone_close(ngx_http_asana_hook_zone_t *zone,
@@ -270,17 +270,17 @@ void ngx_http_asana_hook_set_wipe(ngx_http_asana_hook_set_t *set);
 
 /*
  * Never opens anything by itself; NULL if there is no memory.  Without a
- * pool all operations are carried out in store_post().
+ * thread pool all operations are carried out in store_post().
  */
 ngx_http_asana_hook_store_t *ngx_http_asana_hook_store_create(
-    ngx_str_t *path, size_t max_size, ngx_thread_pool_t *pool,
-    ngx_log_t *log);
+    ngx_pool_t *pool, ngx_str_t *path, size_t max_size,
+    ngx_thread_pool_t *thread_pool);
 
 /* NGX_ERROR if the store cannot be used now, with a line in the log. */
 ngx_int_t ngx_http_asana_hook_store_open(ngx_http_asana_hook_store_t *store,
     ngx_log_t *log);
 
-/* Closes and frees it. */
+/* Closes what is open; a later call may open it again. */
 void ngx_http_asana_hook_store_close(ngx_http_asana_hook_store_t *store);
 
 /* A number that every commit of any process changes; 0: not to be had. */

@@ -50,8 +50,6 @@ static ngx_int_t ngx_http_asana_hook_store_open_env(
     ngx_http_asana_hook_store_t *store, ngx_log_t *log);
 static ngx_int_t ngx_http_asana_hook_store_check_env(
     ngx_http_asana_hook_store_t *store, ngx_log_t *log);
-static void ngx_http_asana_hook_store_close_env(
-    ngx_http_asana_hook_store_t *store);
 static ngx_int_t ngx_http_asana_hook_store_databases(
     ngx_http_asana_hook_store_t *store, MDB_txn *txn, unsigned int flags,
     ngx_log_t *log);
@@ -78,28 +76,24 @@ static int ngx_http_asana_hook_store_begin(ngx_http_asana_hook_store_t *store,
 
 
 ngx_http_asana_hook_store_t *
-ngx_http_asana_hook_store_create(ngx_str_t *path, size_t max_size,
-    ngx_thread_pool_t *pool, ngx_log_t *log)
+ngx_http_asana_hook_store_create(ngx_pool_t *pool, ngx_str_t *path,
+    size_t max_size, ngx_thread_pool_t *thread_pool)
 {
     ngx_http_asana_hook_store_t  *store;
 
-    store = ngx_calloc(sizeof(ngx_http_asana_hook_store_t) + path->len + 1,
-                       log);
+    store = ngx_pcalloc(pool, sizeof(ngx_http_asana_hook_store_t));
     if (store == NULL) {
         return NULL;
     }
 
+    store->path = *path;
     store->max_size = ngx_align(max_size, ngx_pagesize);
-
-    store->path.len = path->len;
-    store->path.data = (u_char *) store + sizeof(ngx_http_asana_hook_store_t);
-    ngx_memcpy(store->path.data, path->data, path->len);
 
     store->group.data = store;
     store->group.run = ngx_http_asana_hook_store_run;
     store->group.settle = ngx_http_asana_hook_store_settle;
 
-    ngx_http_asana_hook_group_init(&store->group, pool);
+    ngx_http_asana_hook_group_init(&store->group, thread_pool);
 
     return store;
 }
@@ -122,7 +116,7 @@ ngx_http_asana_hook_store_open(ngx_http_asana_hook_store_t *store,
     store->tried = ngx_time();
 
     if (ngx_http_asana_hook_store_open_env(store, log) != NGX_OK) {
-        ngx_http_asana_hook_store_close_env(store);
+        ngx_http_asana_hook_store_close(store);
         return NGX_ERROR;
     }
 
@@ -203,8 +197,8 @@ ngx_http_asana_hook_store_check_env(ngx_http_asana_hook_store_t *store,
 }
 
 
-static void
-ngx_http_asana_hook_store_close_env(ngx_http_asana_hook_store_t *store)
+void
+ngx_http_asana_hook_store_close(ngx_http_asana_hook_store_t *store)
 {
     if (store->cursor) {
         mdb_cursor_close(store->cursor);
@@ -223,15 +217,6 @@ ngx_http_asana_hook_store_close_env(ngx_http_asana_hook_store_t *store)
 
     store->opened = 0;
     store->made = 0;
-}
-
-
-void
-ngx_http_asana_hook_store_close(ngx_http_asana_hook_store_t *store)
-{
-    ngx_http_asana_hook_store_close_env(store);
-
-    ngx_free(store);
 }
 
 
@@ -787,7 +772,7 @@ ngx_http_asana_hook_store_settle(void *data)
 
         /* LMDB may refuse all use of an environment after a failed write */
 
-        ngx_http_asana_hook_store_close_env(store);
+        ngx_http_asana_hook_store_close(store);
         return NGX_OK;
     }
 }

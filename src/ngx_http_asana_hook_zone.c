@@ -132,13 +132,6 @@ ngx_http_asana_hook_zone_init(ngx_shm_zone_t *shm_zone, void *data)
         zone->sh = ozone->sh;
         zone->shpool = ozone->shpool;
 
-        /* without a master the worker lives on, and so does its store */
-
-        if (ngx_process == NGX_PROCESS_SINGLE) {
-            zone->store = ozone->store;
-            zone->touches = ozone->touches;
-        }
-
         return NGX_OK;
     }
 
@@ -222,28 +215,27 @@ ngx_http_asana_hook_zone_unique(ngx_http_asana_hook_zone_t *zone,
 
 ngx_int_t
 ngx_http_asana_hook_zone_open(ngx_http_asana_hook_zone_t *zone,
-    ngx_log_t *log)
+    ngx_cycle_t *cycle)
 {
-    /* not from the cycle's pool, which a reload without a master frees */
-
-    zone->touches = ngx_calloc(sizeof(ngx_http_asana_hook_touches_t), log);
+    zone->touches = ngx_pcalloc(cycle->pool,
+                                sizeof(ngx_http_asana_hook_touches_t));
     if (zone->touches == NULL) {
         return NGX_ERROR;
     }
 
+    zone->touches->event.data = zone;
     zone->touches->event.handler = ngx_http_asana_hook_zone_flush_handler;
+    zone->touches->event.log = cycle->log;
 
-    /* the pools of the next cycle get no threads without a master */
-
-    zone->store = ngx_http_asana_hook_store_create(&zone->state->name,
+    zone->store = ngx_http_asana_hook_store_create(cycle->pool,
+                                                   &zone->state->name,
                                                    zone->max_size,
-                            (ngx_process == NGX_PROCESS_SINGLE)
-                            ? NULL : zone->thread_pool, log);
+                                                   zone->thread_pool);
     if (zone->store == NULL) {
         return NGX_ERROR;
     }
 
-    (void) ngx_http_asana_hook_store_open(zone->store, log);
+    (void) ngx_http_asana_hook_store_open(zone->store, cycle->log);
 
     return NGX_OK;
 }
@@ -260,7 +252,6 @@ ngx_http_asana_hook_zone_close(ngx_http_asana_hook_zone_t *zone,
     ngx_http_asana_hook_zone_flush(zone, log);
 
     ngx_http_asana_hook_store_close(zone->store);
-    ngx_free(zone->touches);
 }
 
 
@@ -538,9 +529,6 @@ ngx_http_asana_hook_zone_touch(ngx_http_asana_hook_zone_t *zone,
     touch->len = key->len;
     ngx_memcpy(touch->id, s->id, NGX_HTTP_ASANA_HOOK_ID_LEN);
     ngx_memcpy(touch->key, key->data, key->len);
-
-    touches->event.data = zone;
-    touches->event.log = ngx_cycle->log;
 
     ngx_post_event(&touches->event, &ngx_posted_events);
 }

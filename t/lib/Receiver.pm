@@ -167,6 +167,17 @@ sub slurp {
     return defined $text ? $text : '';
 }
 
+# Its full path, which an upgrade needs.
+
+sub binary {
+    my $name = $ENV{TEST_NGINX_BINARY} || 'nginx';
+    return $name if $name =~ m{/};
+    for my $dir (split(/:/, $ENV{PATH}), '/usr/sbin', '/usr/local/sbin') {
+        return "$dir/$name" if -x "$dir/$name";
+    }
+    return $name;
+}
+
 # Runs nginx with arguments; returns its exit code and what it printed.
 
 sub nginx {
@@ -176,8 +187,7 @@ sub nginx {
     if (!$pid) {
         delete $ENV{NGINX};
         open STDERR, '>&', \*STDOUT or POSIX::_exit(127);
-        my $binary = $ENV{TEST_NGINX_BINARY} || 'nginx';
-        exec $binary, '-p', $self->{dir}, '-c', "$self->{dir}/nginx.conf",
+        exec binary(), '-p', $self->{dir}, '-c', "$self->{dir}/nginx.conf",
             '-e', "$self->{dir}/error.log", @args
             or POSIX::_exit(127);
     }

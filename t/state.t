@@ -1,0 +1,173 @@
+# Tests for what nginx goes through: workers, reloads, restarts, upgrades.
+
+use strict;
+use warnings;
+
+use lib 't/lib';
+
+use Test::More;
+
+use Receiver qw(request response sign wait_for);
+
+my $secret = 'a-secret-of-printable-text-0123456789';
+my $t      = Receiver->new(workers => 2)->app->run;
+
+# every worker sees a secret at once: ask until both have answered
+
+for my $n (1 .. 30) {
+    is $t->handshake("/w/$n", "$secret$n")->{status}, 200, 'handshake'
+        if $n == 1;
+    $t->handshake("/w/$n", "$secret$n") if $n > 1;
+    my @s = map { $t->connection } 1 .. 4;
+    my $body = "event $n";
+    for my $s (@s) {
+        request($s, "POST /w/$n HTTP/1.1\r\nHost: localhost\r\n"
+                . 'X-Hook-Signature: ' . sign("$secret$n", $body) . "\r\n"
+                . 'Content-Length: ' . length($body) . "\r\n\r\n$body");
+    }
+    my $ok = grep { response($_)->{status} == 200 } @s;
+    is $ok, 4, "key $n: all workers verify at once" if $ok != 4 || $n == 30;
+}
+
+# files
+
+my $user = $> == 0 ? 'www-data' : scalar getpwuid $>;
+for my $file ('', '/data.mdb', '/lock.mdb') {
+    my @stat = stat "$t->{dir}/state$file";
+    is $stat[2] & 07777, $file ? 0600 : 0700, "the mode of state$file";
+    is getpwuid($stat[4]), $user, 'and its owner';
+}
+
+sub works {
+    my ($what) = @_;
+    is $t->deliver('/w/1', "${secret}1", $what)->{status}, 200,
+        "$what: the secret verifies";
+    is $t->deliver('/w/1', "${secret}2", $what)->{status}, 403,
+        'and another does not';
+    is $t->handshake('/w/1', "${secret}2")->{status}, 403,
+        'nor is another taken';
+    return;
+}
+
+works('before');
+
+ok $t->reload, 'reload';
+works('reload');
+
+for my $size ('2m', '32k', '1m') {
+    (my $conf = $t->conf) =~ s/zone=hooks:1m/zone=hooks:$size/;
+    ok $t->reload($conf), "reload with a zone of $size";
+    works("zone of $size");
+}
+
+(my $other = $t->conf) =~ s/(asana_hook_zone \S+ .*);/$1 max_size=8m inactive=2d;/;
+ok $t->reload($other), 'reload with other parameters';
+works('other parameters');
+
+kill 'KILL', ($t->workers)[0];
+ok wait_for(sub { $t->workers == 2 }), 'a worker dies';
+works('worker death');
+
+$t->stop('TERM');
+$t->start;
+works('restart');
+
+$t->kill9;
+$t->start;
+works('kill -9 of all');
+
+# another key or another store for a zone that lives
+
+my $master = $t->master;
+my @old    = $t->workers;
+(my $key = $t->conf) =~ s/asana_hook_zone \S+/asana_hook_zone \$uri/;
+$t->write_file('nginx.conf', $key);
+kill 'HUP', $master;
+ok wait_for(sub {
+    $t->slurp('error.log') =~ /\[emerg\].*asana_hook_zone "hooks" uses the key/
+}), 'another key is refused with a reason';
+$t->{expect} = qr/\[emerg\].*asana_hook_zone "hooks" uses the key|exited on signal 9/;
+is join(' ', sort $t->workers), join(' ', sort @old), 'the workers stay';
+works('refused reload');
+$t->write_file('nginx.conf', $t->conf);
+
+# a binary upgrade, and the way back
+
+SKIP: {
+    my $upgrade = sub {
+        kill 'USR2', $t->master;
+        return wait_for(sub {
+            -e "$t->{dir}/nginx.pid.oldbin" && $t->master
+                && $t->master != $master && $t->workers == 2;
+        });
+    };
+    $master = $t->master;
+    ok $upgrade->(), 'USR2: two generations' or skip 'no upgrade', 1;
+
+    my $lost = 0;
+    for my $n (1 .. 20) {
+        $t->handshake("/u/$n", "$secret$n")->{status} == 200 or $lost++;
+        for (1 .. 4) {
+            $t->deliver("/u/$n", "$secret$n", 'x')->{status} == 200
+                or $lost++;
+        }
+    }
+    is $lost, 0, 'both generations enroll and verify';
+    works('two generations');
+
+    my $new = $t->master;
+    kill 'QUIT', $new;
+    ok wait_for(sub { Receiver::gone($new) && $t->master == $master }, 20),
+        'back to the old one';
+    works('back');
+
+    ok $upgrade->(), 'USR2 again';
+    my @workers = grep { $_ != $t->master } $t->workers($master);
+    kill 'WINCH', $master;
+    ok wait_for(sub { Receiver::gone(@workers) }, 20), 'WINCH';
+    works('new generation');
+    kill 'QUIT', $master;
+    ok wait_for(sub { Receiver::gone($master) }, 20), 'QUIT';
+    works('upgraded');
+}
+
+$t->end;
+
+# a second nginx on the same store
+
+my $one = Receiver->new->app->run;
+my $two = Receiver->new;
+(my $conf = $two->conf) =~ s{state=\S+}{state=$one->{dir}/state};
+$two->app->run($conf);
+is $one->handshake('/a', $secret)->{status}, 200, 'one nginx takes a secret';
+is $two->deliver('/a', $secret, 'x')->{status}, 200, 'the other one knows it';
+is $two->handshake('/a', "$secret-other")->{status}, 403, 'and its policy too';
+$two->end;
+$one->end;
+
+# a zone far smaller than the store
+
+$t = Receiver->new->app;
+($conf = $t->conf) =~ s/zone=hooks:1m/zone=hooks:32k/;
+$t->run($conf);
+my $bad = 0;
+for my $n (1 .. 300) {
+    $t->handshake("/z/$n", "$secret$n")->{status} == 200 or $bad++;
+}
+for my $n (1 .. 300) {
+    $t->deliver("/z/$n", "$secret$n", 'x')->{status} == 200 or $bad++;
+}
+is $bad, 0, 'a zone of 32k serves 300 secrets';
+$t->end;
+
+# no master, no workers
+
+$t = Receiver->new(main => 'master_process off; daemon on;', workers => 0);
+$t->app;
+$t->run;
+is $t->handshake('/a', $secret)->{status}, 200, 'master_process off';
+is $t->deliver('/a', $secret, 'x')->{status}, 200, 'verifies';
+is $t->handshake('/b', $secret)->{status}, 200, 'takes another';
+$t->end;
+
+done_testing;
