@@ -131,7 +131,7 @@ good 'the rest', '', 'asana_hook_heartbeat answer; asana_hook_ack off;';
 
 is join(' ', glob "$t->{dir}/state/*"), '', 'nothing was put into the state';
 my @stat = stat "$t->{dir}/state";
-is $stat[2] & 07777, 0700, 'the directory is 0700';
+is sprintf('%o', $stat[2] & 4095), 700, 'the directory is 0700';
 is getpwuid($stat[4]), 'www-data', 'and belongs to the workers' if $> == 0;
 
 $t->end;

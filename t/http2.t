@@ -30,14 +30,15 @@ my $id = $h->headers(1, [':method', 'POST'], [':path', '/a'],
     ['x-hook-secret', $secret]);
 my $r = $h->wait($id);
 is $r->{status}, 200, 'a handshake over HTTP/2';
-ok index($r->{block}, $secret) >= 0 || $r->{block} =~ /x/s, 'has headers';
 is(($t->words)[0], 'HANDSHAKE', 'HANDSHAKE');
 $id = $h->headers(1, [':method', 'GET'], [':path', '/a']);
 is $h->wait($id)->{status}, 200, 'the connection goes on';
 $t->words;
 $t->seen;
 
-my $curl = `curl -s -m 10 -i --http2-prior-knowledge -X POST -H 'X-Hook-Secret: $secret' http://127.0.0.1:$t->{port}/a`;
+my $curl = join ' ', 'curl -s -m 10 -i --http2-prior-knowledge -X POST',
+    "-H 'X-Hook-Secret: $secret' http://127.0.0.1:$t->{port}/a";
+$curl = `$curl`;
 like $curl, qr/^HTTP\/2 200/, 'curl: 200';
 like $curl, qr/^x-hook-secret: \Q$secret\E\r$/m, 'curl: the same secret';
 $t->words;

@@ -34,7 +34,7 @@ for my $n (1 .. 30) {
 my $user = $> == 0 ? 'www-data' : scalar getpwuid $>;
 for my $file ('', '/data.mdb', '/lock.mdb') {
     my @stat = stat "$t->{dir}/state$file";
-    is $stat[2] & 07777, $file ? 0600 : 0700, "the mode of state$file";
+    is sprintf('%o', $stat[2] & 4095), $file ? 600 : 700, "the mode of state$file";
     is getpwuid($stat[4]), $user, 'and its owner';
 }
 

@@ -64,13 +64,11 @@ sub headers {
     my ($self, $end, @headers) = @_;
     my $id = $self->{next};
     $self->{next} += 2;
-    my $block = join '', map { "\0" . literal($_->[0]) . literal($_->[1]) }
-        [':scheme', 'http'], [':authority', 'localhost'], @headers;
 
     # pseudo headers come first
     my @pseudo = grep { $_->[0] =~ /^:/ } @headers;
     my @others = grep { $_->[0] !~ /^:/ } @headers;
-    $block = join '', map { "\0" . literal($_->[0]) . literal($_->[1]) }
+    my $block = join '', map { "\0" . literal($_->[0]) . literal($_->[1]) }
         @pseudo, [':scheme', 'http'], [':authority', 'localhost'], @others;
     $self->frame(HEADERS, 4 | ($end ? 1 : 0), $id, $block);
     return $id;
