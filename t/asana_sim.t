@@ -59,6 +59,7 @@ test_limits_of_success();
 test_retries();
 test_growing_pauses();
 test_order_of_the_clock();
+test_clock_runs_by_itself();
 test_deletion_after_a_day();
 test_gone();
 test_other_options();
@@ -542,6 +543,27 @@ sub test_order_of_the_clock {
     is(join(' ', map { $_->{body} } @{ seen('order') }), ' a b a b',
         'in the order of time, each once');
     api($main, DELETE => "$HOOKS/$gid");
+    return;
+}
+
+sub test_clock_runs_by_itself {
+    my ($gid) = hook($main, 'alone');
+
+    set_mode('alone', { status => 500 });
+    sim($main, POST => "webhooks/$gid/deliver");
+    set_mode('alone', {});
+    advance($main, 28.5);
+    my $deadline = time + 10;
+    my $state;
+    until_p(sub {
+        return api_p($main, GET => "/sim/webhooks/$gid")->{promise}
+            ->then(sub {
+                $state = $_[0]{json};
+                return !@{ $state->{queue} } || time > $deadline;
+            });
+    })->wait;
+    is_deeply($state->{queue}, [], 'a retry that nobody asked for');
+    is(@{ seen('alone') }, 3, 'is made once');
     return;
 }
 

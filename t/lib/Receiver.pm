@@ -225,7 +225,7 @@ sub start {
 sub master {
     my ($self) = @_;
     my ($pid) = $self->slurp('nginx.pid') =~ /(\d+)/;
-    return $pid && kill(0, $pid) ? $pid : undef;
+    return $pid && !gone($pid) ? $pid : undef;
 }
 
 sub workers {
@@ -242,9 +242,17 @@ sub workers {
     return @pids;
 }
 
+# Dead, though perhaps not yet collected by its parent.
+
 sub gone {
     my @pids = @_;
-    return !grep { kill 0, $_ } @pids;
+    for my $pid (@pids) {
+        open my $fh, '<', "/proc/$pid/stat" or next;
+        my $line = <$fh>;
+        close $fh;
+        return 0 if defined $line && $line !~ /\) [ZX] /;
+    }
+    return 1;
 }
 
 sub stop {
