@@ -30,7 +30,7 @@ my $PARENT = $$;
 my (@children, @shown, @secrets);
 
 $SIG{ALRM} = sub { die "the tests took too long\n" };
-alarm 60;
+alarm 120;
 
 my $ca = certificates($DIR);
 my $receiver = start_receiver();
