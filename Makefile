@@ -44,6 +44,12 @@ OPTIONS = --with-compat --with-debug --with-threads --with-http_ssl_module \
 
 all: $(SO)
 
+# another nginx, compiler or options: configured anew
+FOR = $(NGINX_SRC) $(CC) $(CFLAGS)
+ifneq ($(FOR),$(shell cat build/module/.for 2>/dev/null))
+$(shell rm -f build/module/.configured)
+endif
+
 $(SO): build/module/.configured $(SOURCES)
 	$(MAKE) -C build/module/nginx -f objs/Makefile modules
 	cp build/module/nginx/objs/$(MODULE).so $@
@@ -51,6 +57,7 @@ $(SO): build/module/.configured $(SOURCES)
 build/module/.configured: config Makefile tools/configure
 	CC="$(CC)" tools/configure build/module "$(NGINX_SRC)" dynamic \
 		"$(CFLAGS) -fPIC $(WARNINGS)" "" $(OPTIONS)
+	echo "$(FOR)" >build/module/.for
 	touch $@
 
 static: build/static/.configured $(SOURCES)
