@@ -41,7 +41,9 @@ $t->{server} = <<"END";
         satisfy any; allow all; auth_basic x; auth_basic_user_file none;
         $app
     }
-    location = /mirror { asana_hook hooks; mirror /copy; $app }
+    location = /mirror {
+        asana_hook hooks; asana_hook_enroll open; mirror /copy; $app
+    }
     location = /auth { asana_hook hooks; auth_request /check; $app }
     location = /copy { internal; $app }
     location = /check { internal; asana_hook hooks; return 204; }
@@ -84,10 +86,12 @@ for my $uri (
 
 # a mirror gets what is verified, and no handshake
 
-is $t->handshake('/mirror', $secret)->{status}, 200, 'a handshake at a mirror';
-is $t->call('GET', '/plain')->{status}, 200, 'GET';
-@seen = $t->seen;
-is scalar(@seen), 1, 'is not copied';
+for my $new ($secret, 'another-secret-' . 'y' x 40) {
+    is $t->handshake('/mirror', $new)->{status}, 200, 'a handshake at a mirror';
+    is $t->call('GET', '/plain')->{status}, 200, 'GET';
+    @seen = $t->seen;
+    is scalar(@seen), 1, 'is not copied';
+}
 
 # an answer with X-Accel-Redirect leads to another hooked location
 
