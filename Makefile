@@ -51,7 +51,7 @@ $(shell rm -f build/module/.configured)
 endif
 
 $(SO): build/module/.configured $(SOURCES)
-	$(MAKE) -C build/module/nginx -f objs/Makefile modules
+	$(MAKE) -s -C build/module/nginx -f objs/Makefile modules
 	cp build/module/nginx/objs/$(MODULE).so $@
 
 build/module/.configured: config Makefile tools/configure

@@ -16,17 +16,25 @@
 /*
  * The map of the module; each part knows only what stands to its right:
  *
- *     module -> handler, ack -> signature
- *                            -> zone -> store -> group, records
+ *     module, conf -> handler, handshake -> signature
+ *                  -> ack
+ *                  -> api -> metrics, out -> zone -> store -> group
+ *                                                          -> ops -> records
  *
  * module     directives, configuration, variables
- * handler    the decision on each request: handshakes, deliveries, answers
+ * conf       the directive asana_hook_zone
+ * handler    the decision on each request: deliveries, answers
+ * handshake  who may bring a secret
  * ack        header filter that tells Asana success in the way it knows
+ * api        control API: JSON for the operator
+ * metrics    the same for Prometheus
+ * out        text of both
  * signature  HMAC-SHA256 over a request body
- * zone       shared memory, the cache of the store
+ * zone       shared memory: the cache of the store, counters
  * store      LMDB, the truth: environment, look-ups, transactions
  * group      gathers changes for a thread, which makes them durable together
- * records    LMDB: what a transaction reads and writes
+ * ops        LMDB: what an operation does within its transaction
+ * records    LMDB: the layout of what is kept
  */
 
 
@@ -50,6 +58,7 @@ typedef struct {
     time_t                         stored;      /* "verified" in the store */
     ngx_uint_t                     deliveries;  /* while in the zone */
     u_char                         id[NGX_HTTP_ASANA_HOOK_ID_LEN];
+    u_char                         pending;     /* not confirmed yet */
     u_char                         len;
     u_char                         data[1];     /* the secret, len bytes */
 } ngx_http_asana_hook_secret_t;
@@ -83,7 +92,8 @@ typedef struct {
 typedef enum {
     NGX_HTTP_ASANA_HOOK_OFF = 0,
     NGX_HTTP_ASANA_HOOK_FIRST,
-    NGX_HTTP_ASANA_HOOK_OPEN
+    NGX_HTTP_ASANA_HOOK_OPEN,
+    NGX_HTTP_ASANA_HOOK_CONFIRM
 } ngx_http_asana_hook_policy_e;
 
 
@@ -98,8 +108,10 @@ typedef void (*ngx_http_asana_hook_op_pt)(ngx_http_asana_hook_op_t *op);
 
 
 typedef enum {
-    NGX_HTTP_ASANA_HOOK_ENROLL = 0,
-    NGX_HTTP_ASANA_HOOK_TOUCH
+    NGX_HTTP_ASANA_HOOK_ENROLL = 0,    /* a handshake */
+    NGX_HTTP_ASANA_HOOK_TOUCH,         /* the time of the last delivery */
+    NGX_HTTP_ASANA_HOOK_PUT,           /* the operator's secret */
+    NGX_HTTP_ASANA_HOOK_REMOVE         /* one secret of the key, or all */
 } ngx_http_asana_hook_op_e;
 
 
@@ -124,7 +136,12 @@ struct ngx_http_asana_hook_op_s {
 
     time_t                         now;
     time_t                         inactive;
+    time_t                         pending;
     ngx_uint_t                     max_secrets;
+    ngx_uint_t                     max_pending; /* of the whole store */
+
+    unsigned                       all:1;       /* REMOVE: without an id */
+    unsigned                       created:1;   /* PUT: there was none */
 
     size_t                         size;        /* of this allocation */
     ngx_uint_t                     nseen;
@@ -136,6 +153,62 @@ struct ngx_http_asana_hook_op_s {
     u_char                         key[NGX_HTTP_ASANA_HOOK_MAX_KEY];
     u_char                         secret[NGX_HTTP_ASANA_HOOK_MAX_SECRET];
 };
+
+
+/* status words: of handshakes, then of deliveries, then of neither */
+
+typedef enum {
+    NGX_HTTP_ASANA_HOOK_NONE = 0,
+    NGX_HTTP_ASANA_HOOK_HANDSHAKE,
+    NGX_HTTP_ASANA_HOOK_REFUSED,
+    NGX_HTTP_ASANA_HOOK_VERIFIED,
+    NGX_HTTP_ASANA_HOOK_HEARTBEAT,
+    NGX_HTTP_ASANA_HOOK_PENDING,
+    NGX_HTTP_ASANA_HOOK_UNSIGNED,
+    NGX_HTTP_ASANA_HOOK_UNKNOWN,
+    NGX_HTTP_ASANA_HOOK_INVALID,
+    NGX_HTTP_ASANA_HOOK_MALFORMED,
+    NGX_HTTP_ASANA_HOOK_ERROR,
+    NGX_HTTP_ASANA_HOOK_BYPASS,
+    NGX_HTTP_ASANA_HOOK_WORDS
+} ngx_http_asana_hook_status_e;
+
+
+/* each with the suffix that a dry run adds */
+extern ngx_str_t  ngx_http_asana_hook_words[];
+
+#define NGX_HTTP_ASANA_HOOK_DRY_RUN  "_DRY_RUN"
+
+
+/* commits of all workers, by the time that they took */
+
+#define NGX_HTTP_ASANA_HOOK_BUCKETS  14
+
+typedef struct {
+    ngx_atomic_t                   usec;
+    ngx_atomic_t                   bucket[NGX_HTTP_ASANA_HOOK_BUCKETS + 1];
+} ngx_http_asana_hook_commits_t;
+
+/* upper bounds of the buckets, microseconds; the last one has none */
+extern ngx_uint_t  ngx_http_asana_hook_bounds[];
+
+
+/* what is kept in shared memory beside the cache */
+
+typedef struct {
+    ngx_atomic_t                   handshakes[NGX_HTTP_ASANA_HOOK_WORDS];
+    ngx_atomic_t                   deliveries[NGX_HTTP_ASANA_HOOK_WORDS];
+    ngx_atomic_t                   dry_run[NGX_HTTP_ASANA_HOOK_WORDS];
+    ngx_http_asana_hook_commits_t  commits;
+} ngx_http_asana_hook_counters_t;
+
+
+typedef struct {
+    uint64_t                       keys;
+    uint64_t                       secrets;     /* pending ones as well */
+    uint64_t                       pending;
+    uint64_t                       size;        /* bytes in use */
+} ngx_http_asana_hook_stat_t;
 
 
 typedef struct ngx_http_asana_hook_shctx_s    ngx_http_asana_hook_shctx_t;
@@ -155,6 +228,8 @@ typedef struct {
 
     ngx_http_asana_hook_shctx_t   *sh;
     ngx_slab_pool_t               *shpool;
+
+    ngx_http_asana_hook_counters_t  *counters;
 
     /* of this process */
     ngx_http_asana_hook_store_t   *store;
@@ -223,9 +298,9 @@ void ngx_http_asana_hook_zone_close(ngx_http_asana_hook_zone_t *zone,
 
 /*
  * Copies all secrets of the key into the set, from the cache if it is as new
- * as the store, else from the store.  NGX_OK with set->n >= 1, NGX_DECLINED
- * if the key has none, NGX_ERROR if that cannot be known.  The caller wipes
- * the set.
+ * as the store, else from the store; those past "pending" are left out.
+ * NGX_OK with set->n >= 1, NGX_DECLINED if the key has none, NGX_ERROR if
+ * that cannot be known.  The caller wipes the set.
  */
 ngx_int_t ngx_http_asana_hook_zone_find(ngx_http_asana_hook_zone_t *zone,
     ngx_str_t *key, uint32_t hash, ngx_http_asana_hook_set_t *set,
@@ -234,6 +309,26 @@ ngx_int_t ngx_http_asana_hook_zone_find(ngx_http_asana_hook_zone_t *zone,
 /* Whether the store has changed since the set was copied. */
 ngx_uint_t ngx_http_asana_hook_zone_moved(ngx_http_asana_hook_zone_t *zone,
     ngx_http_asana_hook_set_t *set);
+
+/*
+ * Returns an operation on the key by the zone's parameters, which knows what
+ * the set says of its secrets, or NULL.
+ */
+ngx_http_asana_hook_op_t *ngx_http_asana_hook_zone_op(
+    ngx_http_asana_hook_zone_t *zone, ngx_http_asana_hook_op_e type,
+    ngx_str_t *key, ngx_http_asana_hook_set_t *set, ngx_log_t *log);
+
+/* Drops the key from the cache, after secrets of it were revoked. */
+void ngx_http_asana_hook_zone_forget(ngx_http_asana_hook_zone_t *zone,
+    ngx_str_t *key, uint32_t hash);
+
+/* Adds what the cache has counted to a set that came from the store. */
+void ngx_http_asana_hook_zone_update(ngx_http_asana_hook_zone_t *zone,
+    ngx_str_t *key, ngx_http_asana_hook_set_t *set);
+
+/* Entries of the cache, and free pages of the zone. */
+void ngx_http_asana_hook_zone_usage(ngx_http_asana_hook_zone_t *zone,
+    ngx_uint_t *entries, ngx_uint_t *free);
 
 /*
  * Notes that the secret verified a delivery now.  Takes no lock: the notes
@@ -259,6 +354,10 @@ ngx_http_asana_hook_secret_t *ngx_http_asana_hook_set_push(
 ngx_int_t ngx_http_asana_hook_set_reserve(ngx_http_asana_hook_set_t *set,
     size_t size);
 
+/* Leaves out those that are pending since more than "pending" seconds. */
+void ngx_http_asana_hook_set_expire(ngx_http_asana_hook_set_t *set,
+    time_t pending);
+
 /* Empties the set and overwrites its memory. */
 void ngx_http_asana_hook_set_wipe(ngx_http_asana_hook_set_t *set);
 
@@ -274,7 +373,7 @@ void ngx_http_asana_hook_set_wipe(ngx_http_asana_hook_set_t *set);
  */
 ngx_http_asana_hook_store_t *ngx_http_asana_hook_store_create(
     ngx_pool_t *pool, ngx_str_t *path, size_t max_size,
-    ngx_thread_pool_t *thread_pool);
+    ngx_thread_pool_t *thread_pool, ngx_http_asana_hook_commits_t *commits);
 
 /* NGX_ERROR if the store cannot be used now, with a line in the log. */
 ngx_int_t ngx_http_asana_hook_store_open(ngx_http_asana_hook_store_t *store,
@@ -294,6 +393,23 @@ ngx_int_t ngx_http_asana_hook_store_find(ngx_http_asana_hook_store_t *store,
     ngx_str_t *key, ngx_http_asana_hook_set_t *set, ngx_log_t *log);
 
 /*
+ * Calls pt for the keys behind "after", in their order, with all their
+ * secrets, until it returns other than NGX_OK; all see one state of the
+ * store.  Returns what pt did, NGX_OK at the end, NGX_ERROR is logged.  The
+ * key lies in the store and the set is used again.
+ */
+typedef ngx_int_t (*ngx_http_asana_hook_list_pt)(void *data, ngx_str_t *key,
+    ngx_http_asana_hook_set_t *set);
+
+ngx_int_t ngx_http_asana_hook_store_list(ngx_http_asana_hook_store_t *store,
+    ngx_str_t *after, ngx_http_asana_hook_set_t *set,
+    ngx_http_asana_hook_list_pt pt, void *data, ngx_log_t *log);
+
+/* Counts what is stored; NGX_ERROR is logged. */
+ngx_int_t ngx_http_asana_hook_store_stat(ngx_http_asana_hook_store_t *store,
+    ngx_http_asana_hook_stat_t *stat, ngx_log_t *log);
+
+/*
  * Returns an operation for the key (at most MAX_KEY bytes) with room for
  * nseen notes, or NULL.  It belongs to the caller until it is posted with a
  * handler, and then to the handler; op_free() overwrites its secret.
@@ -307,8 +423,8 @@ void ngx_http_asana_hook_op_free(ngx_http_asana_hook_op_t *op);
  * is decided.  NGX_OK: done, op->rc is the outcome and the handler is not
  * called; NGX_AGAIN: under way, the handler will be called in this thread.
  *
- * Outcomes: NGX_OK done or held already, NGX_DECLINED refused by the policy,
- * NGX_BUSY the store is full, NGX_ERROR; the last two are logged.
+ * Outcomes: NGX_OK done or held already, NGX_DECLINED refused by the policy
+ * or not found, NGX_BUSY the store is full, NGX_ERROR; the last two are logged.
  */
 ngx_int_t ngx_http_asana_hook_store_post(ngx_http_asana_hook_store_t *store,
     ngx_http_asana_hook_op_t *op);
@@ -355,54 +471,89 @@ ngx_int_t ngx_http_asana_hook_group_post(ngx_http_asana_hook_group_t *group,
 
 
 /*
- * records: the content of the store's transactions, for the store alone.
+ * ops, records: the content of the store's transactions, for the store alone.
  * All return 0 or an error of LMDB or of the system.
  */
 
 struct MDB_txn;
 struct MDB_cursor;
+struct MDB_val;
 
 typedef struct {
     struct MDB_txn                *txn;
-    unsigned int                   secrets;    /* databases */
+    int64_t                        keys;       /* added, or less than 0 */
+    unsigned int                   meta;       /* databases */
+    unsigned int                   secrets;
     unsigned int                   unproven;
+    unsigned int                   pending;
+    unsigned int                   waiting;
 } ngx_http_asana_hook_records_t;
 
-/* Opens the databases, or makes them with flags MDB_CREATE. */
-int ngx_http_asana_hook_records_open(ngx_http_asana_hook_records_t *recs,
-    unsigned int flags);
+/* as it lies in the store, or is to be written there */
 
-/* Appends the secrets of the key to the set, none if there are none. */
-int ngx_http_asana_hook_records_find(struct MDB_cursor *cursor,
-    ngx_str_t *key, ngx_http_asana_hook_set_t *set);
+typedef struct {
+    time_t                         created;
+    time_t                         verified;
+    u_char                        *id;
+    u_char                        *secret;
+    size_t                         len;
+    ngx_uint_t                     pending;
+} ngx_http_asana_hook_record_t;
 
 /*
  * Carries out the operation within recs->txn, which is to be committed if
  * op->rc is NGX_OK.  If the store was full, room is made instead, "dropped"
  * is not 0, and the operation is to be tried again after the commit.
  */
-int ngx_http_asana_hook_records_apply(ngx_http_asana_hook_records_t *recs,
+int ngx_http_asana_hook_op_apply(ngx_http_asana_hook_records_t *recs,
     ngx_http_asana_hook_op_t *op, ngx_uint_t *dropped);
+
+/* Opens the databases, or makes them with flags MDB_CREATE. */
+int ngx_http_asana_hook_records_open(ngx_http_asana_hook_records_t *recs,
+    unsigned int flags);
+
+/* Writes what has been counted; the last step of a transaction. */
+int ngx_http_asana_hook_records_finish(ngx_http_asana_hook_records_t *recs);
+
+/* Appends the secrets of the key to the set, none if there are none. */
+int ngx_http_asana_hook_records_find(struct MDB_cursor *cursor,
+    ngx_str_t *key, ngx_http_asana_hook_set_t *set);
+
+/* Moves on to the key behind "key"; MDB_NOTFOUND at the end. */
+int ngx_http_asana_hook_records_next(struct MDB_cursor *cursor,
+    ngx_str_t *key);
+
+int ngx_http_asana_hook_records_stat(ngx_http_asana_hook_records_t *recs,
+    ngx_http_asana_hook_stat_t *stat);
+
+/* The record of the id, or the first one of the key. */
+int ngx_http_asana_hook_record_get(struct MDB_cursor *cursor,
+    struct MDB_val *key, u_char *id, ngx_http_asana_hook_record_t *rec);
+
+int ngx_http_asana_hook_record_parse(struct MDB_val *val,
+    ngx_http_asana_hook_record_t *rec);
+
+/* Adds a record, no other of the key may have its id. */
+int ngx_http_asana_hook_record_put(ngx_http_asana_hook_records_t *recs,
+    struct MDB_val *key, ngx_http_asana_hook_record_t *rec);
+
+/* Removes the record at the cursor. */
+int ngx_http_asana_hook_record_del(ngx_http_asana_hook_records_t *recs,
+    struct MDB_cursor *cursor, struct MDB_val *key,
+    ngx_http_asana_hook_record_t *rec);
+
+/*
+ * The first record of "unproven" or "waiting", which are ordered by age: its
+ * key is written to buf[MAX_KEY], its id to id[ID_LEN].
+ */
+int ngx_http_asana_hook_record_oldest(ngx_http_asana_hook_records_t *recs,
+    unsigned int dbi, struct MDB_val *key, u_char *buf, u_char *id,
+    time_t *created);
 
 
 /*
  * module: configuration, read-only at request time
  */
-
-typedef enum {
-    NGX_HTTP_ASANA_HOOK_NONE = 0,
-    NGX_HTTP_ASANA_HOOK_HANDSHAKE,
-    NGX_HTTP_ASANA_HOOK_REFUSED,
-    NGX_HTTP_ASANA_HOOK_ERROR,
-    NGX_HTTP_ASANA_HOOK_MALFORMED,
-    NGX_HTTP_ASANA_HOOK_UNSIGNED,
-    NGX_HTTP_ASANA_HOOK_UNKNOWN,
-    NGX_HTTP_ASANA_HOOK_INVALID,
-    NGX_HTTP_ASANA_HOOK_VERIFIED,
-    NGX_HTTP_ASANA_HOOK_HEARTBEAT,
-    NGX_HTTP_ASANA_HOOK_BYPASS
-} ngx_http_asana_hook_status_e;
-
 
 typedef struct {
     ngx_array_t                    zones;    /* ngx_http_asana_hook_zone_t * */
@@ -413,11 +564,14 @@ typedef struct {
 
 typedef struct {
     ngx_shm_zone_t                *shm_zone;
+    ngx_shm_zone_t                *api;
     ngx_http_complex_value_t      *enroll;
     ngx_uint_t                     status;
     ngx_uint_t                     log_level;
     ngx_uint_t                     heartbeat;
     ngx_flag_t                     ack;
+    ngx_flag_t                     dry_run;
+    ngx_uint_t                     api_write;
 } ngx_http_asana_hook_loc_conf_t;
 
 
@@ -439,11 +593,25 @@ typedef struct {
     ngx_int_t                      rc;       /* of the phase handler */
     ngx_str_t                      secret;   /* of a handshake */
     ngx_http_asana_hook_set_t      set;
+    unsigned                       handshake:1;
+    unsigned                       dry_run:1;    /* should be rejected */
+    unsigned                       identified:1;
     u_char                         id[2 * NGX_HTTP_ASANA_HOOK_ID_LEN];
     u_char                         signature[NGX_HTTP_ASANA_HOOK_MAC_LEN];
     u_char                         buf[NGX_HTTP_ASANA_HOOK_SET_SIZE];
-    unsigned                       identified:1;
 } ngx_http_asana_hook_ctx_t;
+
+
+typedef struct {
+    ngx_uint_t                     secrets;
+    ngx_uint_t                     signatures;
+    ngx_str_t                      secret;
+    ngx_str_t                      signature;
+} ngx_http_asana_hook_headers_t;
+
+
+/* An ngx_command_t handler. */
+char *ngx_http_asana_hook_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 
 
 /*
@@ -452,6 +620,43 @@ typedef struct {
 
 /* The handler of the PRECONTENT phase. */
 ngx_int_t ngx_http_asana_hook_handler(ngx_http_request_t *r);
+
+/* Finds and counts the headers of the protocol; repeated: the last value. */
+void ngx_http_asana_hook_headers(ngx_http_request_t *r,
+    ngx_http_asana_hook_headers_t *h);
+
+/*
+ * Logs why the request is rejected, and sets the word; returns what the
+ * phase handler is to return.
+ */
+ngx_int_t ngx_http_asana_hook_reject(ngx_http_request_t *r,
+    ngx_http_asana_hook_ctx_t *ctx, ngx_http_asana_hook_status_e status,
+    const char *reason);
+
+/* Counts the word that was decided; once for each context. */
+void ngx_http_asana_hook_count(ngx_http_asana_hook_ctx_t *ctx);
+
+/* A content handler: an empty 200, with the secret for a handshake. */
+ngx_int_t ngx_http_asana_hook_answer(ngx_http_request_t *r);
+
+/* Adds a response header; NGX_ERROR if there is no memory. */
+ngx_int_t ngx_http_asana_hook_add_header(ngx_http_request_t *r,
+    const char *name, ngx_str_t *value);
+
+/* Names the secret in $asana_hook_secret_id. */
+void ngx_http_asana_hook_identify(ngx_http_asana_hook_ctx_t *ctx, u_char *id);
+
+
+/*
+ * handshake
+ */
+
+/* Decides on a POST with X-Hook-Secret; NGX_DONE: later, by itself. */
+ngx_int_t ngx_http_asana_hook_handshake(ngx_http_request_t *r,
+    ngx_http_asana_hook_ctx_t *ctx, ngx_http_asana_hook_headers_t *h);
+
+/* Whether it is 16 to 255 visible ASCII characters. */
+ngx_uint_t ngx_http_asana_hook_secret_valid(ngx_str_t *secret);
 
 /* Reads a value of asana_hook_enroll; NGX_DECLINED if there is none such. */
 ngx_int_t ngx_http_asana_hook_policy(ngx_str_t *value,
@@ -473,6 +678,56 @@ ngx_uint_t ngx_http_asana_hook_acked(ngx_http_request_t *r);
 
 /* Puts the header filter of asana_hook_ack into nginx's chain. */
 void ngx_http_asana_hook_ack_init(void);
+
+
+/*
+ * api, metrics
+ */
+
+/* The content handler of asana_hook_api. */
+ngx_int_t ngx_http_asana_hook_api_handler(ngx_http_request_t *r);
+
+/* text that grows; "failed" is set when there is no memory for more of it */
+
+typedef struct {
+    ngx_pool_t                    *pool;
+    ngx_chain_t                   *head;
+    ngx_chain_t                   *last;
+    size_t                         size;     /* of all text */
+    ngx_uint_t                     failed;
+} ngx_http_asana_hook_out_t;
+
+/* Appends text formatted as by ngx_sprintf(), at most 1024 bytes. */
+void ngx_http_asana_hook_out(ngx_http_asana_hook_out_t *out, const char *fmt,
+    ...);
+
+/* Appends a word in lower case; what a dry run counts has its suffix. */
+void ngx_http_asana_hook_out_word(ngx_http_asana_hook_out_t *out,
+    ngx_uint_t word, ngx_uint_t dry_run);
+
+/* Appends the counters of the zone, two members of an object. */
+void ngx_http_asana_hook_out_counters(ngx_http_asana_hook_out_t *out,
+    ngx_http_asana_hook_counters_t *counters);
+
+/* Appends the object of a key and its secrets. */
+void ngx_http_asana_hook_out_hook(ngx_http_asana_hook_out_t *out,
+    ngx_http_asana_hook_zone_t *zone, ngx_str_t *key,
+    ngx_http_asana_hook_set_t *set);
+
+/* Appends the content of a JSON string, U+FFFD for what is not UTF-8. */
+void ngx_http_asana_hook_out_json(ngx_http_asana_hook_out_t *out,
+    ngx_str_t *text);
+
+/* Appends the text percent-encoded (RFC 3986). */
+void ngx_http_asana_hook_out_escaped(ngx_http_asana_hook_out_t *out,
+    ngx_str_t *text);
+
+/*
+ * Appends all metrics of the zone, Prometheus text format 0.0.4; without
+ * what is stored if stat is NULL.
+ */
+void ngx_http_asana_hook_metrics(ngx_http_asana_hook_out_t *out,
+    ngx_http_asana_hook_zone_t *zone, ngx_http_asana_hook_stat_t *stat);
 
 
 extern ngx_module_t  ngx_http_asana_hook_module;

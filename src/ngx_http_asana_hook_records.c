@@ -5,20 +5,26 @@
 
 
 /*
- * What one transaction of the store reads and writes.  All integers are
- * unsigned and big-endian:
+ * The layout of the store.  All integers are unsigned and big-endian:
+ *
+ *     meta      "version" -> 4, the format
+ *               "keys" -> 8, how many keys "secrets" has
  *
  *     secrets   key of the zone -> a record for each secret (dupsort):
  *
  *                   8  id, SHA-256(secret) cut
  *                   8  created, seconds of the epoch
  *                   8  last verified a delivery, 0 if never
- *                   1  state, 0
+ *                   1  state, 0 confirmed, 1 pending
  *                   1  length of the secret
  *                   n  the secret
  *
  *     unproven  created (8), id (8), key -> nothing
- *               the secrets that never verified a delivery, by age
+ *               the confirmed secrets that never verified a delivery, by age
+ *     waiting   created (8), id (8), key -> nothing
+ *               the pending secrets, by age
+ *     pending   id (8), key -> created (8)
+ *               the pending secrets, by id
  */
 
 
@@ -27,68 +33,133 @@
 #include <lmdb.h>
 
 
-#define NGX_HTTP_ASANA_HOOK_RECORD      26
-#define NGX_HTTP_ASANA_HOOK_UNPROVEN    16
+#define NGX_HTTP_ASANA_HOOK_RECORD  26
 
-/* the longest key of "unproven" */
+/* created and id before the key */
+#define NGX_HTTP_ASANA_HOOK_BY_AGE  16
+
 #define NGX_HTTP_ASANA_HOOK_INDEX                                             \
-    (NGX_HTTP_ASANA_HOOK_UNPROVEN + NGX_HTTP_ASANA_HOOK_MAX_KEY)
-
-/* pages that a transaction on a full store may take for itself */
-#define NGX_HTTP_ASANA_HOOK_RESERVE     32
-
-/* most secrets that a full store drops at once */
-#define NGX_HTTP_ASANA_HOOK_DROPS       64
+    (NGX_HTTP_ASANA_HOOK_BY_AGE + NGX_HTTP_ASANA_HOOK_MAX_KEY)
 
 
-typedef struct {
-    time_t                         created;
-    time_t                         verified;
-    u_char                        *id;
-    u_char                        *secret;
-    size_t                         len;
-} ngx_http_asana_hook_record_t;
-
-
-static int ngx_http_asana_hook_records_enroll(
-    ngx_http_asana_hook_records_t *recs, ngx_http_asana_hook_op_t *op);
-static int ngx_http_asana_hook_records_decide(MDB_cursor *cursor, MDB_val *key,
-    ngx_http_asana_hook_op_t *op, u_char *oldest, ngx_uint_t *drop);
-static int ngx_http_asana_hook_records_touch(
-    ngx_http_asana_hook_records_t *recs, ngx_http_asana_hook_op_t *op);
-static int ngx_http_asana_hook_records_full(
-    ngx_http_asana_hook_records_t *recs);
-static int ngx_http_asana_hook_records_make_room(
-    ngx_http_asana_hook_records_t *recs, ngx_http_asana_hook_op_t *op,
-    ngx_uint_t *dropped);
-static int ngx_http_asana_hook_records_put(ngx_http_asana_hook_records_t *recs,
-    MDB_val *key, ngx_http_asana_hook_record_t *rec);
-static int ngx_http_asana_hook_records_remove(
-    ngx_http_asana_hook_records_t *recs, MDB_cursor *cursor, MDB_val *key,
-    u_char *id);
-static int ngx_http_asana_hook_record_get(MDB_cursor *cursor, MDB_val *key,
-    u_char *id, ngx_http_asana_hook_record_t *rec);
-static int ngx_http_asana_hook_record_parse(MDB_val *val,
-    ngx_http_asana_hook_record_t *rec);
-static size_t ngx_http_asana_hook_unproven(u_char *buf, MDB_val *key,
+static int ngx_http_asana_hook_record_index(
+    ngx_http_asana_hook_records_t *recs, MDB_val *key,
+    ngx_http_asana_hook_record_t *rec, ngx_uint_t add);
+static size_t ngx_http_asana_hook_record_encode(u_char *buf,
     ngx_http_asana_hook_record_t *rec);
 static u_char *ngx_http_asana_hook_put64(u_char *p, uint64_t n);
 static uint64_t ngx_http_asana_hook_get64(u_char *p);
+
+
+static const char  ngx_http_asana_hook_keys[] = "keys";
 
 
 int
 ngx_http_asana_hook_records_open(ngx_http_asana_hook_records_t *recs,
     unsigned int flags)
 {
-    int  err;
+    int         err;
+    ngx_uint_t  i;
 
-    err = mdb_dbi_open(recs->txn, "secrets", flags|MDB_DUPSORT,
-                       &recs->secrets);
+    struct {
+        const char    *name;
+        unsigned int   flags;
+        MDB_dbi       *dbi;
+    } dbs[] = {
+        { "secrets", MDB_DUPSORT, &recs->secrets },
+        { "unproven", 0, &recs->unproven },
+        { "waiting", 0, &recs->waiting },
+        { "pending", 0, &recs->pending }
+    };
+
+    for (i = 0; i < sizeof(dbs) / sizeof(dbs[0]); i++) {
+        err = mdb_dbi_open(recs->txn, dbs[i].name, flags|dbs[i].flags,
+                           dbs[i].dbi);
+        if (err) {
+            return err;
+        }
+    }
+
+    return 0;
+}
+
+
+int
+ngx_http_asana_hook_records_finish(ngx_http_asana_hook_records_t *recs)
+{
+    int       err;
+    u_char    buf[8];
+    MDB_val   key, val;
+    uint64_t  n;
+
+    if (recs->keys == 0) {
+        return 0;
+    }
+
+    key.mv_size = sizeof(ngx_http_asana_hook_keys) - 1;
+    key.mv_data = (char *) ngx_http_asana_hook_keys;
+
+    err = mdb_get(recs->txn, recs->meta, &key, &val);
+
+    if (err == 0 && val.mv_size == 8) {
+        n = ngx_http_asana_hook_get64(val.mv_data);
+
+    } else if (err == MDB_NOTFOUND) {
+        n = 0;
+
+    } else {
+        return err ? err : MDB_CORRUPTED;
+    }
+
+    (void) ngx_http_asana_hook_put64(buf, n + recs->keys);
+
+    val.mv_size = 8;
+    val.mv_data = buf;
+
+    recs->keys = 0;
+
+    return mdb_put(recs->txn, recs->meta, &key, &val, 0);
+}
+
+
+int
+ngx_http_asana_hook_records_stat(ngx_http_asana_hook_records_t *recs,
+    ngx_http_asana_hook_stat_t *stat)
+{
+    int           err;
+    MDB_val       key, val;
+    MDB_stat      st;
+    MDB_envinfo   info;
+
+    err = mdb_stat(recs->txn, recs->secrets, &st);
+
+    if (err == 0) {
+        stat->secrets = st.ms_entries;
+        err = mdb_stat(recs->txn, recs->pending, &st);
+    }
+
+    if (err == 0) {
+        stat->pending = st.ms_entries;
+        err = mdb_env_info(mdb_txn_env(recs->txn), &info);
+    }
+
     if (err) {
         return err;
     }
 
-    return mdb_dbi_open(recs->txn, "unproven", flags, &recs->unproven);
+    stat->size = (uint64_t) (info.me_last_pgno + 1) * st.ms_psize;
+    stat->keys = 0;
+
+    key.mv_size = sizeof(ngx_http_asana_hook_keys) - 1;
+    key.mv_data = (char *) ngx_http_asana_hook_keys;
+
+    err = mdb_get(recs->txn, recs->meta, &key, &val);
+
+    if (err == 0 && val.mv_size == 8) {
+        stat->keys = ngx_http_asana_hook_get64(val.mv_data);
+    }
+
+    return (err == MDB_NOTFOUND) ? 0 : err;
 }
 
 
@@ -121,6 +192,7 @@ ngx_http_asana_hook_records_find(MDB_cursor *cursor,
         s->created = rec.created;
         s->verified = rec.verified;
         s->stored = rec.verified;
+        s->pending = (u_char) rec.pending;
         ngx_memcpy(s->id, rec.id, NGX_HTTP_ASANA_HOOK_ID_LEN);
         ngx_memcpy(s->data, rec.secret, rec.len);
     }
@@ -130,416 +202,34 @@ ngx_http_asana_hook_records_find(MDB_cursor *cursor,
 
 
 int
-ngx_http_asana_hook_records_apply(ngx_http_asana_hook_records_t *recs,
-    ngx_http_asana_hook_op_t *op, ngx_uint_t *dropped)
-{
-    int  err;
-
-    if (op->type == NGX_HTTP_ASANA_HOOK_TOUCH) {
-        return ngx_http_asana_hook_records_touch(recs, op);
-    }
-
-    err = ngx_http_asana_hook_records_full(recs);
-
-    if (err == MDB_MAP_FULL) {
-        op->rc = NGX_OK;
-        return ngx_http_asana_hook_records_make_room(recs, op, dropped);
-    }
-
-    return err ? err : ngx_http_asana_hook_records_enroll(recs, op);
-}
-
-
-static int
-ngx_http_asana_hook_records_enroll(ngx_http_asana_hook_records_t *recs,
-    ngx_http_asana_hook_op_t *op)
-{
-    int                           err;
-    u_char                        oldest[NGX_HTTP_ASANA_HOOK_ID_LEN];
-    MDB_val                       key;
-    MDB_cursor                   *cursor;
-    ngx_uint_t                    drop;
-    ngx_http_asana_hook_record_t  rec;
-
-    err = mdb_cursor_open(recs->txn, recs->secrets, &cursor);
-    if (err) {
-        return err;
-    }
-
-    key.mv_size = op->key_len;
-    key.mv_data = op->key;
-
-    err = ngx_http_asana_hook_records_decide(cursor, &key, op, oldest, &drop);
-
-    if (err == 0 && op->rc == NGX_OK && drop) {
-        err = ngx_http_asana_hook_records_remove(recs, cursor, &key,
-                  op->policy == NGX_HTTP_ASANA_HOOK_FIRST ? NULL : oldest);
-    }
-
-    mdb_cursor_close(cursor);
-
-    if (err == MDB_KEYEXIST) {
-        op->rc = NGX_OK;
-        return 0;
-    }
-
-    if (err || op->rc != NGX_OK) {
-        return err;
-    }
-
-    rec.created = op->now;
-    rec.verified = 0;
-    rec.id = op->id;
-    rec.secret = op->secret;
-    rec.len = op->secret_len;
-
-    return ngx_http_asana_hook_records_put(recs, &key, &rec);
-}
-
-
-/*
- * Sets op->rc; "drop" asks for the removal of what the new secret replaces,
- * "oldest" names it.  MDB_KEYEXIST if that very secret is held already.
- */
-
-static int
-ngx_http_asana_hook_records_decide(MDB_cursor *cursor, MDB_val *key,
-    ngx_http_asana_hook_op_t *op, u_char *oldest, ngx_uint_t *drop)
-{
-    int                           err;
-    time_t                        min, seen;
-    MDB_val                       k, val;
-    ngx_uint_t                    i, n, active;
-    ngx_http_asana_hook_record_t  rec;
-
-    n = 0;
-    min = 0;
-    active = 0;
-    k = *key;
-
-    for (err = mdb_cursor_get(cursor, &k, &val, MDB_SET);
-         err == 0;
-         err = mdb_cursor_get(cursor, &k, &val, MDB_NEXT_DUP))
-    {
-        err = ngx_http_asana_hook_record_parse(&val, &rec);
-        if (err) {
-            return err;
-        }
-
-        if (rec.len == op->secret_len
-            && ngx_memcmp(rec.secret, op->secret, rec.len) == 0)
-        {
-            return MDB_KEYEXIST;
-        }
-
-        n++;
-        seen = ngx_max(rec.created, rec.verified);
-
-        for (i = 0; i < op->nseen; i++) {
-            if (ngx_memcmp(op->seen[i].id, rec.id, NGX_HTTP_ASANA_HOOK_ID_LEN)
-                == 0)
-            {
-                seen = ngx_max(seen, op->seen[i].verified);
-                break;
-            }
-        }
-
-        if (op->now - seen < op->inactive) {
-            active++;
-            continue;
-        }
-
-        if (n - active == 1 || seen < min) {
-            min = seen;
-            ngx_memcpy(oldest, rec.id, NGX_HTTP_ASANA_HOOK_ID_LEN);
-        }
-    }
-
-    if (err != MDB_NOTFOUND) {
-        return err;
-    }
-
-    switch (op->policy) {
-
-    case NGX_HTTP_ASANA_HOOK_FIRST:
-        *drop = n;
-        op->rc = active ? NGX_DECLINED : NGX_OK;
-        break;
-
-    case NGX_HTTP_ASANA_HOOK_OPEN:
-        *drop = (n >= op->max_secrets);
-        op->rc = (*drop && active == n) ? NGX_DECLINED : NGX_OK;
-        break;
-
-    default: /* NGX_HTTP_ASANA_HOOK_OFF */
-        *drop = 0;
-        op->rc = NGX_DECLINED;
-    }
-
-    return 0;
-}
-
-
-static int
-ngx_http_asana_hook_records_touch(ngx_http_asana_hook_records_t *recs,
-    ngx_http_asana_hook_op_t *op)
-{
-    int                           err;
-    u_char                        secret[NGX_HTTP_ASANA_HOOK_MAX_SECRET];
-    MDB_val                       key;
-    MDB_cursor                   *cursor;
-    ngx_http_asana_hook_record_t  rec;
-
-    err = mdb_cursor_open(recs->txn, recs->secrets, &cursor);
-    if (err) {
-        return err;
-    }
-
-    key.mv_size = op->key_len;
-    key.mv_data = op->key;
-
-    err = ngx_http_asana_hook_record_get(cursor, &key, op->id, &rec);
-
-    if (err == MDB_NOTFOUND || (err == 0 && rec.verified >= op->now)) {
-        op->rc = NGX_DECLINED;
-        mdb_cursor_close(cursor);
-        return 0;
-    }
-
-    if (err == 0) {
-
-        /* what lies in LMDB's page goes with the record */
-
-        ngx_memcpy(secret, rec.secret, rec.len);
-        rec.secret = secret;
-        rec.id = op->id;
-
-        err = ngx_http_asana_hook_records_remove(recs, cursor, &key, op->id);
-    }
-
-    mdb_cursor_close(cursor);
-
-    if (err == 0) {
-        rec.verified = op->now;
-        err = ngx_http_asana_hook_records_put(recs, &key, &rec);
-    }
-
-    ngx_explicit_memzero(secret, NGX_HTTP_ASANA_HOOK_MAX_SECRET);
-
-    op->rc = NGX_OK;
-
-    return err;
-}
-
-
-/*
- * A transaction needs free pages itself, also one that deletes: the store
- * counts as full while there is still room for it.
- */
-
-static int
-ngx_http_asana_hook_records_full(ngx_http_asana_hook_records_t *recs)
-{
-    int           err;
-    size_t        free, pages, used;
-    MDB_env      *env;
-    MDB_val       key, val;
-    MDB_stat      stat;
-    MDB_cursor   *cursor;
-    MDB_envinfo   info;
-
-    env = mdb_txn_env(recs->txn);
-
-    err = mdb_env_info(env, &info);
-    if (err) {
-        return err;
-    }
-
-    err = mdb_env_stat(env, &stat);
-    if (err) {
-        return err;
-    }
-
-    pages = info.me_mapsize / stat.ms_psize;
-    used = info.me_last_pgno + 1;
-
-    if (used + NGX_HTTP_ASANA_HOOK_RESERVE < pages) {
-        return 0;
-    }
-
-    /* database 0 lists the free pages of past transactions by their number */
-
-    err = mdb_cursor_open(recs->txn, 0, &cursor);
-    if (err) {
-        return err;
-    }
-
-    free = pages - ngx_min(used, pages);
-
-    while (free < NGX_HTTP_ASANA_HOOK_RESERVE
-           && (err = mdb_cursor_get(cursor, &key, &val, MDB_NEXT)) == 0)
-    {
-        free += *(size_t *) val.mv_data;
-    }
-
-    mdb_cursor_close(cursor);
-
-    if (err && err != MDB_NOTFOUND) {
-        return err;
-    }
-
-    return (free < NGX_HTTP_ASANA_HOOK_RESERVE) ? MDB_MAP_FULL : 0;
-}
-
-
-/*
- * Drops the oldest secrets that did not verify a delivery while they were
- * active; MDB_MAP_FULL if there are none.
- */
-
-static int
-ngx_http_asana_hook_records_make_room(ngx_http_asana_hook_records_t *recs,
-    ngx_http_asana_hook_op_t *op, ngx_uint_t *dropped)
-{
-    int          err;
-    u_char       buf[NGX_HTTP_ASANA_HOOK_INDEX];
-    time_t       created;
-    MDB_val      key, val;
-    ngx_uint_t   n;
-    MDB_cursor  *index, *cursor;
-
-    err = mdb_cursor_open(recs->txn, recs->unproven, &index);
-    if (err) {
-        return err;
-    }
-
-    err = mdb_cursor_open(recs->txn, recs->secrets, &cursor);
-    if (err) {
-        mdb_cursor_close(index);
-        return err;
-    }
-
-    for (n = 0; n < NGX_HTTP_ASANA_HOOK_DROPS; n++) {
-
-        err = mdb_cursor_get(index, &key, &val, MDB_FIRST);
-        if (err) {
-            break;
-        }
-
-        if (key.mv_size <= NGX_HTTP_ASANA_HOOK_UNPROVEN
-            || key.mv_size > sizeof(buf))
-        {
-            err = MDB_CORRUPTED;
-            break;
-        }
-
-        ngx_memcpy(buf, key.mv_data, key.mv_size);
-
-        created = (time_t) ngx_http_asana_hook_get64(buf);
-
-        if (op->now - created < op->inactive) {
-            err = MDB_NOTFOUND;
-            break;
-        }
-
-        key.mv_size -= NGX_HTTP_ASANA_HOOK_UNPROVEN;
-        key.mv_data = buf + NGX_HTTP_ASANA_HOOK_UNPROVEN;
-
-        err = ngx_http_asana_hook_records_remove(recs, cursor, &key, buf + 8);
-        if (err) {
-            break;
-        }
-    }
-
-    mdb_cursor_close(cursor);
-    mdb_cursor_close(index);
-
-    *dropped = n;
-
-    if (err == MDB_NOTFOUND) {
-        return n ? 0 : MDB_MAP_FULL;
-    }
-
-    return err;
-}
-
-
-static int
-ngx_http_asana_hook_records_put(ngx_http_asana_hook_records_t *recs,
-    MDB_val *key, ngx_http_asana_hook_record_t *rec)
+ngx_http_asana_hook_records_next(MDB_cursor *cursor, ngx_str_t *key)
 {
     int      err;
-    u_char   buf[NGX_HTTP_ASANA_HOOK_RECORD + NGX_HTTP_ASANA_HOOK_MAX_SECRET];
-    u_char   index[NGX_HTTP_ASANA_HOOK_INDEX];
-    u_char  *p;
     MDB_val  k, val;
 
-    p = ngx_cpymem(buf, rec->id, NGX_HTTP_ASANA_HOOK_ID_LEN);
-    p = ngx_http_asana_hook_put64(p, rec->created);
-    p = ngx_http_asana_hook_put64(p, rec->verified);
-    *p++ = 0;
-    *p++ = (u_char) rec->len;
-    p = ngx_cpymem(p, rec->secret, rec->len);
+    k.mv_size = key->len;
+    k.mv_data = key->data;
 
-    val.mv_size = p - buf;
-    val.mv_data = buf;
+    err = mdb_cursor_get(cursor, &k, &val, key->len ? MDB_SET_RANGE
+                                                    : MDB_FIRST);
 
-    err = mdb_put(recs->txn, recs->secrets, key, &val, 0);
-
-    ngx_explicit_memzero(buf, sizeof(buf));
-
-    if (err || rec->verified) {
-        return err;
+    if (err == 0
+        && k.mv_size == key->len
+        && ngx_memcmp(k.mv_data, key->data, key->len) == 0)
+    {
+        err = mdb_cursor_get(cursor, &k, &val, MDB_NEXT_NODUP);
     }
 
-    k.mv_size = ngx_http_asana_hook_unproven(index, key, rec);
-    k.mv_data = index;
+    if (err == 0) {
+        key->len = k.mv_size;
+        key->data = k.mv_data;
+    }
 
-    val.mv_size = 0;
-    val.mv_data = index;
-
-    return mdb_put(recs->txn, recs->unproven, &k, &val, 0);
+    return err;
 }
 
 
-/* removes one secret of the key, or all of them without an id */
-
-static int
-ngx_http_asana_hook_records_remove(ngx_http_asana_hook_records_t *recs,
-    MDB_cursor *cursor, MDB_val *key, u_char *id)
-{
-    int                           err;
-    u_char                        index[NGX_HTTP_ASANA_HOOK_INDEX];
-    MDB_val                       k;
-    ngx_http_asana_hook_record_t  rec;
-
-    for ( ;; ) {
-
-        err = ngx_http_asana_hook_record_get(cursor, key, id, &rec);
-
-        if (err) {
-            return (err == MDB_NOTFOUND && id == NULL) ? 0 : err;
-        }
-
-        k.mv_size = ngx_http_asana_hook_unproven(index, key, &rec);
-        k.mv_data = index;
-
-        err = mdb_cursor_del(cursor, 0);
-
-        if (err == 0 && rec.verified == 0) {
-            err = mdb_del(recs->txn, recs->unproven, &k, NULL);
-        }
-
-        if (err || id) {
-            return err;
-        }
-    }
-}
-
-
-/* the record of the id, or the first one of the key */
-
-static int
+int
 ngx_http_asana_hook_record_get(MDB_cursor *cursor, MDB_val *key, u_char *id,
     ngx_http_asana_hook_record_t *rec)
 {
@@ -575,7 +265,7 @@ ngx_http_asana_hook_record_get(MDB_cursor *cursor, MDB_val *key, u_char *id,
 }
 
 
-static int
+int
 ngx_http_asana_hook_record_parse(MDB_val *val,
     ngx_http_asana_hook_record_t *rec)
 {
@@ -584,7 +274,8 @@ ngx_http_asana_hook_record_parse(MDB_val *val,
     p = val->mv_data;
 
     if (val->mv_size <= NGX_HTTP_ASANA_HOOK_RECORD
-        || val->mv_size != (size_t) NGX_HTTP_ASANA_HOOK_RECORD + p[25])
+        || val->mv_size != (size_t) NGX_HTTP_ASANA_HOOK_RECORD + p[25]
+        || p[24] > 1)
     {
         return MDB_CORRUPTED;
     }
@@ -592,6 +283,7 @@ ngx_http_asana_hook_record_parse(MDB_val *val,
     rec->id = p;
     rec->created = (time_t) ngx_http_asana_hook_get64(p + 8);
     rec->verified = (time_t) ngx_http_asana_hook_get64(p + 16);
+    rec->pending = p[24];
     rec->len = p[25];
     rec->secret = p + NGX_HTTP_ASANA_HOOK_RECORD;
 
@@ -599,15 +291,163 @@ ngx_http_asana_hook_record_parse(MDB_val *val,
 }
 
 
-static size_t
-ngx_http_asana_hook_unproven(u_char *buf, MDB_val *key,
-    ngx_http_asana_hook_record_t *rec)
+int
+ngx_http_asana_hook_record_put(ngx_http_asana_hook_records_t *recs,
+    MDB_val *key, ngx_http_asana_hook_record_t *rec)
 {
+    int      err;
+    u_char   buf[NGX_HTTP_ASANA_HOOK_RECORD + NGX_HTTP_ASANA_HOOK_MAX_SECRET];
+    MDB_val  val;
+
+    err = mdb_get(recs->txn, recs->secrets, key, &val);
+
+    if (err == MDB_NOTFOUND) {
+        recs->keys++;
+
+    } else if (err) {
+        return err;
+    }
+
+    val.mv_size = ngx_http_asana_hook_record_encode(buf, rec);
+    val.mv_data = buf;
+
+    err = mdb_put(recs->txn, recs->secrets, key, &val, 0);
+
+    ngx_explicit_memzero(buf, sizeof(buf));
+
+    return err ? err : ngx_http_asana_hook_record_index(recs, key, rec, 1);
+}
+
+
+int
+ngx_http_asana_hook_record_del(ngx_http_asana_hook_records_t *recs,
+    MDB_cursor *cursor, MDB_val *key, ngx_http_asana_hook_record_t *rec)
+{
+    int      err;
+    MDB_val  val;
+
+    /* first what is read from the record, for it goes */
+
+    err = ngx_http_asana_hook_record_index(recs, key, rec, 0);
+
+    if (err == 0) {
+        err = mdb_cursor_del(cursor, 0);
+    }
+
+    if (err) {
+        return err;
+    }
+
+    err = mdb_get(recs->txn, recs->secrets, key, &val);
+
+    if (err == MDB_NOTFOUND) {
+        recs->keys--;
+        return 0;
+    }
+
+    return err;
+}
+
+
+int
+ngx_http_asana_hook_record_oldest(ngx_http_asana_hook_records_t *recs,
+    MDB_dbi dbi, MDB_val *key, u_char *buf, u_char *id, time_t *created)
+{
+    int          err;
+    u_char      *p;
+    MDB_val      k, val;
+    MDB_cursor  *cursor;
+
+    err = mdb_cursor_open(recs->txn, dbi, &cursor);
+    if (err) {
+        return err;
+    }
+
+    err = mdb_cursor_get(cursor, &k, &val, MDB_FIRST);
+
+    if (err == 0
+        && (k.mv_size <= NGX_HTTP_ASANA_HOOK_BY_AGE
+            || k.mv_size > NGX_HTTP_ASANA_HOOK_INDEX))
+    {
+        err = MDB_CORRUPTED;
+    }
+
+    if (err == 0) {
+        p = k.mv_data;
+        *created = (time_t) ngx_http_asana_hook_get64(p);
+        ngx_memcpy(id, p + 8, NGX_HTTP_ASANA_HOOK_ID_LEN);
+
+        key->mv_size = k.mv_size - NGX_HTTP_ASANA_HOOK_BY_AGE;
+        key->mv_data = buf;
+        ngx_memcpy(buf, p + NGX_HTTP_ASANA_HOOK_BY_AGE, key->mv_size);
+    }
+
+    mdb_cursor_close(cursor);
+
+    return err;
+}
+
+
+/* keeps the indexes true to a record that is added or removed */
+
+static int
+ngx_http_asana_hook_record_index(ngx_http_asana_hook_records_t *recs,
+    MDB_val *key, ngx_http_asana_hook_record_t *rec, ngx_uint_t add)
+{
+    int      err;
+    u_char   buf[NGX_HTTP_ASANA_HOOK_INDEX], created[8];
     u_char  *p;
+    MDB_dbi  dbi;
+    MDB_val  k, val;
+
+    if (rec->verified && !rec->pending) {
+        return 0;
+    }
 
     p = ngx_http_asana_hook_put64(buf, rec->created);
     p = ngx_cpymem(p, rec->id, NGX_HTTP_ASANA_HOOK_ID_LEN);
     p = ngx_cpymem(p, key->mv_data, key->mv_size);
+
+    k.mv_size = p - buf;
+    k.mv_data = buf;
+
+    val.mv_size = 0;
+    val.mv_data = buf;
+
+    dbi = rec->pending ? recs->waiting : recs->unproven;
+
+    err = add ? mdb_put(recs->txn, dbi, &k, &val, 0)
+              : mdb_del(recs->txn, dbi, &k, NULL);
+
+    if (err || !rec->pending) {
+        return err;
+    }
+
+    k.mv_size -= 8;
+    k.mv_data = buf + 8;
+
+    (void) ngx_http_asana_hook_put64(created, rec->created);
+
+    val.mv_size = 8;
+    val.mv_data = created;
+
+    return add ? mdb_put(recs->txn, recs->pending, &k, &val, 0)
+               : mdb_del(recs->txn, recs->pending, &k, NULL);
+}
+
+
+static size_t
+ngx_http_asana_hook_record_encode(u_char *buf,
+    ngx_http_asana_hook_record_t *rec)
+{
+    u_char  *p;
+
+    p = ngx_cpymem(buf, rec->id, NGX_HTTP_ASANA_HOOK_ID_LEN);
+    p = ngx_http_asana_hook_put64(p, rec->created);
+    p = ngx_http_asana_hook_put64(p, rec->verified);
+    *p++ = (u_char) rec->pending;
+    *p++ = (u_char) rec->len;
+    p = ngx_cpymem(p, rec->secret, rec->len);
 
     return p - buf;
 }

@@ -7,7 +7,7 @@
 /*
  * The store is an LMDB environment that every worker opens for itself after
  * fork.  Look-ups renew one parked read; a change is one transaction, whose
- * content is the matter of ngx_http_asana_hook_records.c.
+ * content is the matter of ngx_http_asana_hook_ops.c.
  */
 
 
@@ -30,9 +30,10 @@ struct ngx_http_asana_hook_store_s {
     MDB_txn                       *read;       /* parked between look-ups */
     MDB_cursor                    *cursor;     /* of "read" in "secrets" */
 
-    MDB_dbi                        meta;
     ngx_http_asana_hook_records_t  records;
     ngx_http_asana_hook_group_t    group;
+
+    ngx_http_asana_hook_commits_t *commits;
 
     size_t                         max_size;
     time_t                         tried;
@@ -67,6 +68,8 @@ static void ngx_http_asana_hook_store_run(void *data, ngx_queue_t *batch,
     ngx_log_t *log);
 static int ngx_http_asana_hook_store_write(ngx_http_asana_hook_store_t *store,
     ngx_queue_t *batch, ngx_queue_t *only, ngx_log_t *log);
+static int ngx_http_asana_hook_store_commit(
+    ngx_http_asana_hook_store_t *store, MDB_txn *txn);
 static int ngx_http_asana_hook_store_apply(ngx_http_asana_hook_store_t *store,
     MDB_txn *txn, ngx_queue_t *batch, ngx_queue_t *only, ngx_uint_t *dropped,
     ngx_log_t *log);
@@ -77,7 +80,8 @@ static int ngx_http_asana_hook_store_begin(ngx_http_asana_hook_store_t *store,
 
 ngx_http_asana_hook_store_t *
 ngx_http_asana_hook_store_create(ngx_pool_t *pool, ngx_str_t *path,
-    size_t max_size, ngx_thread_pool_t *thread_pool)
+    size_t max_size, ngx_thread_pool_t *thread_pool,
+    ngx_http_asana_hook_commits_t *commits)
 {
     ngx_http_asana_hook_store_t  *store;
 
@@ -88,6 +92,7 @@ ngx_http_asana_hook_store_create(ngx_pool_t *pool, ngx_str_t *path,
 
     store->path = *path;
     store->max_size = ngx_align(max_size, ngx_pagesize);
+    store->commits = commits;
 
     store->group.data = store;
     store->group.run = ngx_http_asana_hook_store_run;
@@ -306,7 +311,7 @@ ngx_http_asana_hook_store_version(ngx_http_asana_hook_store_t *store,
     MDB_val  key, val;
     uint32_t version;
 
-    err = mdb_dbi_open(txn, "meta", flags, &store->meta);
+    err = mdb_dbi_open(txn, "meta", flags, &store->records.meta);
     if (err) {
         return err;
     }
@@ -314,7 +319,7 @@ ngx_http_asana_hook_store_version(ngx_http_asana_hook_store_t *store,
     key.mv_size = sizeof("version") - 1;
     key.mv_data = (char *) "version";
 
-    err = mdb_get(txn, store->meta, &key, &val);
+    err = mdb_get(txn, store->records.meta, &key, &val);
 
     if (err == MDB_NOTFOUND && flags) {
 
@@ -324,7 +329,7 @@ ngx_http_asana_hook_store_version(ngx_http_asana_hook_store_t *store,
         val.mv_size = 4;
         val.mv_data = buf;
 
-        return mdb_put(txn, store->meta, &key, &val, 0);
+        return mdb_put(txn, store->records.meta, &key, &val, 0);
     }
 
     if (err) {
@@ -496,6 +501,86 @@ ngx_http_asana_hook_store_find(ngx_http_asana_hook_store_t *store,
 }
 
 
+ngx_int_t
+ngx_http_asana_hook_store_list(ngx_http_asana_hook_store_t *store,
+    ngx_str_t *after, ngx_http_asana_hook_set_t *set,
+    ngx_http_asana_hook_list_pt pt, void *data, ngx_log_t *log)
+{
+    int        err;
+    ngx_int_t  rc;
+    ngx_str_t  key;
+
+    rc = ngx_http_asana_hook_store_read(store, log);
+
+    if (rc != NGX_OK) {
+        return (rc == NGX_DECLINED) ? NGX_OK : NGX_ERROR;
+    }
+
+    key = *after;
+
+    for ( ;; ) {
+        err = ngx_http_asana_hook_records_next(store->cursor, &key);
+
+        if (err == 0) {
+            err = ngx_http_asana_hook_records_find(store->cursor, &key, set);
+        }
+
+        if (err) {
+            break;
+        }
+
+        rc = pt(data, &key, set);
+
+        ngx_http_asana_hook_set_wipe(set);
+
+        if (rc != NGX_OK) {
+            break;
+        }
+    }
+
+    mdb_txn_reset(store->read);
+
+    if (err && err != MDB_NOTFOUND) {
+        ngx_http_asana_hook_set_wipe(set);
+        return ngx_http_asana_hook_store_error(store, log, "cannot be read",
+                                               err);
+    }
+
+    return rc;
+}
+
+
+ngx_int_t
+ngx_http_asana_hook_store_stat(ngx_http_asana_hook_store_t *store,
+    ngx_http_asana_hook_stat_t *stat, ngx_log_t *log)
+{
+    int                            err;
+    ngx_int_t                      rc;
+    ngx_http_asana_hook_records_t  recs;
+
+    ngx_memzero(stat, sizeof(ngx_http_asana_hook_stat_t));
+
+    rc = ngx_http_asana_hook_store_read(store, log);
+
+    if (rc != NGX_OK) {
+        return (rc == NGX_DECLINED) ? NGX_OK : NGX_ERROR;
+    }
+
+    /* a thread may use the other one */
+
+    recs = store->records;
+    recs.txn = store->read;
+
+    err = ngx_http_asana_hook_records_stat(&recs, stat);
+
+    mdb_txn_reset(store->read);
+
+    return err ? ngx_http_asana_hook_store_error(store, log, "cannot be read",
+                                                 err)
+               : NGX_OK;
+}
+
+
 ngx_http_asana_hook_op_t *
 ngx_http_asana_hook_op_create(ngx_str_t *key, ngx_uint_t nseen,
     ngx_log_t *log)
@@ -635,6 +720,41 @@ ngx_http_asana_hook_store_run(void *data, ngx_queue_t *batch, ngx_log_t *log)
 }
 
 
+static int
+ngx_http_asana_hook_store_commit(ngx_http_asana_hook_store_t *store,
+    MDB_txn *txn)
+{
+    int              err;
+    uint64_t         usec;
+    ngx_uint_t       i;
+    struct timespec  start, end;
+
+    (void) clock_gettime(CLOCK_MONOTONIC, &start);
+
+    err = mdb_txn_commit(txn);
+
+    if (err) {
+        return err;
+    }
+
+    (void) clock_gettime(CLOCK_MONOTONIC, &end);
+
+    usec = (uint64_t) (end.tv_sec - start.tv_sec) * 1000000
+           + end.tv_nsec / 1000 - start.tv_nsec / 1000;
+
+    for (i = 0; i < NGX_HTTP_ASANA_HOOK_BUCKETS; i++) {
+        if (usec <= ngx_http_asana_hook_bounds[i]) {
+            break;
+        }
+    }
+
+    (void) ngx_atomic_fetch_add(&store->commits->usec, usec);
+    (void) ngx_atomic_fetch_add(&store->commits->bucket[i], 1);
+
+    return 0;
+}
+
+
 /* one transaction for the batch, or for one operation of it alone */
 
 static int
@@ -656,7 +776,7 @@ ngx_http_asana_hook_store_write(ngx_http_asana_hook_store_t *store,
             err = ngx_http_asana_hook_store_apply(store, txn, batch, only,
                                                   &dropped, log);
             if (err == 0) {
-                err = mdb_txn_commit(txn);
+                err = ngx_http_asana_hook_store_commit(store, txn);
 
             } else {
                 mdb_txn_abort(txn);
@@ -715,6 +835,7 @@ ngx_http_asana_hook_store_apply(ngx_http_asana_hook_store_t *store,
     ngx_http_asana_hook_op_t  *op;
 
     store->records.txn = txn;
+    store->records.keys = 0;
 
     if (!store->opened
         && ngx_http_asana_hook_store_databases(store, txn, MDB_CREATE, log)
@@ -729,7 +850,7 @@ ngx_http_asana_hook_store_apply(ngx_http_asana_hook_store_t *store,
     {
         op = ngx_queue_data(q, ngx_http_asana_hook_op_t, queue);
 
-        err = ngx_http_asana_hook_records_apply(&store->records, op, dropped);
+        err = ngx_http_asana_hook_op_apply(&store->records, op, dropped);
 
         if (err) {
             return err;
@@ -744,7 +865,7 @@ ngx_http_asana_hook_store_apply(ngx_http_asana_hook_store_t *store,
         }
     }
 
-    return 0;
+    return ngx_http_asana_hook_records_finish(&store->records);
 }
 
 

@@ -22,6 +22,10 @@
 #define NGX_HTTP_ASANA_HOOK_EVICTIONS   64
 #define NGX_HTTP_ASANA_HOOK_WRITE_BACK  3600
 
+/* what pending secrets may take of the store: one for so many bytes of it */
+#define NGX_HTTP_ASANA_HOOK_PER_PENDING  16384
+#define NGX_HTTP_ASANA_HOOK_MIN_PENDING  16
+
 
 typedef struct {
     ngx_str_node_t                 sn;         /* must be first */
@@ -35,9 +39,11 @@ typedef struct {
 
 
 struct ngx_http_asana_hook_shctx_s {
-    ngx_rbtree_t                   rbtree;
-    ngx_rbtree_node_t              sentinel;
-    ngx_queue_t                    queue;      /* least recently used last */
+    ngx_rbtree_t                     rbtree;
+    ngx_rbtree_node_t                sentinel;
+    ngx_queue_t                      queue;    /* least recently used last */
+    ngx_uint_t                       entries;
+    ngx_http_asana_hook_counters_t   counters;
 };
 
 
@@ -71,6 +77,8 @@ struct ngx_http_asana_hook_touches_s {
 
 static ngx_int_t ngx_http_asana_hook_zone_unique(
     ngx_http_asana_hook_zone_t *zone, ngx_log_t *log);
+static void ngx_http_asana_hook_zone_start(ngx_http_asana_hook_zone_t *zone,
+    ngx_http_asana_hook_shctx_t *sh);
 static ngx_http_asana_hook_entry_t *ngx_http_asana_hook_zone_lookup(
     ngx_http_asana_hook_zone_t *zone, ngx_str_t *key, uint32_t hash);
 static void ngx_http_asana_hook_zone_fill(ngx_http_asana_hook_zone_t *zone,
@@ -99,8 +107,9 @@ ngx_http_asana_hook_zone_init(ngx_shm_zone_t *shm_zone, void *data)
 {
     ngx_http_asana_hook_zone_t *ozone = data;
 
-    size_t                       len;
-    ngx_http_asana_hook_zone_t  *zone;
+    size_t                        len;
+    ngx_http_asana_hook_zone_t   *zone;
+    ngx_http_asana_hook_shctx_t  *sh;
 
     zone = shm_zone->data;
 
@@ -129,8 +138,8 @@ ngx_http_asana_hook_zone_init(ngx_shm_zone_t *shm_zone, void *data)
             return NGX_ERROR;
         }
 
-        zone->sh = ozone->sh;
         zone->shpool = ozone->shpool;
+        ngx_http_asana_hook_zone_start(zone, ozone->sh);
 
         return NGX_OK;
     }
@@ -138,21 +147,21 @@ ngx_http_asana_hook_zone_init(ngx_shm_zone_t *shm_zone, void *data)
     zone->shpool = (ngx_slab_pool_t *) shm_zone->shm.addr;
 
     if (shm_zone->shm.exists) {
-        zone->sh = zone->shpool->data;
+        ngx_http_asana_hook_zone_start(zone, zone->shpool->data);
         return NGX_OK;
     }
 
-    zone->sh = ngx_slab_alloc(zone->shpool,
-                              sizeof(ngx_http_asana_hook_shctx_t));
-    if (zone->sh == NULL) {
+    sh = ngx_slab_calloc(zone->shpool, sizeof(ngx_http_asana_hook_shctx_t));
+    if (sh == NULL) {
         return NGX_ERROR;
     }
 
-    zone->shpool->data = zone->sh;
+    zone->shpool->data = sh;
 
-    ngx_rbtree_init(&zone->sh->rbtree, &zone->sh->sentinel,
-                    ngx_str_rbtree_insert_value);
-    ngx_queue_init(&zone->sh->queue);
+    ngx_rbtree_init(&sh->rbtree, &sh->sentinel, ngx_str_rbtree_insert_value);
+    ngx_queue_init(&sh->queue);
+
+    ngx_http_asana_hook_zone_start(zone, sh);
 
     len = sizeof(" in asana_hook_zone \"\"") + shm_zone->shm.name.len;
 
@@ -168,6 +177,15 @@ ngx_http_asana_hook_zone_init(ngx_shm_zone_t *shm_zone, void *data)
     zone->shpool->log_nomem = 0;
 
     return NGX_OK;
+}
+
+
+static void
+ngx_http_asana_hook_zone_start(ngx_http_asana_hook_zone_t *zone,
+    ngx_http_asana_hook_shctx_t *sh)
+{
+    zone->sh = sh;
+    zone->counters = &sh->counters;
 }
 
 
@@ -230,7 +248,8 @@ ngx_http_asana_hook_zone_open(ngx_http_asana_hook_zone_t *zone,
     zone->store = ngx_http_asana_hook_store_create(cycle->pool,
                                                    &zone->state->name,
                                                    zone->max_size,
-                                                   zone->thread_pool);
+                                                   zone->thread_pool,
+                                                   &zone->counters->commits);
     if (zone->store == NULL) {
         return NGX_ERROR;
     }
@@ -293,7 +312,7 @@ ngx_http_asana_hook_zone_find(ngx_http_asana_hook_zone_t *zone, ngx_str_t *key,
 
             ngx_shmtx_unlock(&zone->shpool->mutex);
 
-            return NGX_OK;
+            goto found;
         }
 
         ngx_shmtx_unlock(&zone->shpool->mutex);
@@ -307,9 +326,13 @@ ngx_http_asana_hook_zone_find(ngx_http_asana_hook_zone_t *zone, ngx_str_t *key,
         return NGX_ERROR;
     }
 
-    if (set->n || entry) {
+    if ((set->n || entry) && !ngx_http_asana_hook_zone_moved(zone, set)) {
         ngx_http_asana_hook_zone_fill(zone, key, hash, set);
     }
+
+found:
+
+    ngx_http_asana_hook_set_expire(set, zone->pending);
 
     return set->n ? NGX_OK : NGX_DECLINED;
 }
@@ -324,6 +347,96 @@ ngx_http_asana_hook_zone_moved(ngx_http_asana_hook_zone_t *zone,
     txnid = ngx_http_asana_hook_store_txnid(zone->store);
 
     return txnid && txnid != set->txnid;
+}
+
+
+ngx_http_asana_hook_op_t *
+ngx_http_asana_hook_zone_op(ngx_http_asana_hook_zone_t *zone,
+    ngx_http_asana_hook_op_e type, ngx_str_t *key,
+    ngx_http_asana_hook_set_t *set, ngx_log_t *log)
+{
+    ngx_uint_t                     i, n;
+    ngx_http_asana_hook_op_t      *op;
+    ngx_http_asana_hook_secret_t  *s;
+
+    n = set ? set->n : 0;
+
+    op = ngx_http_asana_hook_op_create(key, n, log);
+    if (op == NULL) {
+        return NULL;
+    }
+
+    op->type = type;
+    op->now = ngx_time();
+    op->inactive = zone->inactive;
+    op->pending = zone->pending;
+    op->max_secrets = zone->max_secrets;
+    op->max_pending = ngx_max(zone->max_size / NGX_HTTP_ASANA_HOOK_PER_PENDING,
+                              NGX_HTTP_ASANA_HOOK_MIN_PENDING);
+
+    s = n ? (ngx_http_asana_hook_secret_t *) set->start : NULL;
+
+    for (i = 0; i < n; i++) {
+        ngx_memcpy(op->seen[i].id, s->id, NGX_HTTP_ASANA_HOOK_ID_LEN);
+        op->seen[i].verified = s->verified;
+        s = ngx_http_asana_hook_secret_next(s);
+    }
+
+    op->nseen = n;
+
+    return op;
+}
+
+
+void
+ngx_http_asana_hook_zone_forget(ngx_http_asana_hook_zone_t *zone,
+    ngx_str_t *key, uint32_t hash)
+{
+    ngx_http_asana_hook_entry_t  *entry;
+
+    ngx_shmtx_lock(&zone->shpool->mutex);
+
+    entry = ngx_http_asana_hook_zone_lookup(zone, key, hash);
+
+    if (entry) {
+        ngx_http_asana_hook_zone_drop(zone, entry);
+    }
+
+    ngx_shmtx_unlock(&zone->shpool->mutex);
+}
+
+
+void
+ngx_http_asana_hook_zone_update(ngx_http_asana_hook_zone_t *zone,
+    ngx_str_t *key, ngx_http_asana_hook_set_t *set)
+{
+    uint32_t                      hash;
+    ngx_http_asana_hook_entry_t  *entry;
+
+    hash = ngx_crc32_short(key->data, key->len);
+
+    ngx_shmtx_lock(&zone->shpool->mutex);
+
+    entry = ngx_http_asana_hook_zone_lookup(zone, key, hash);
+
+    if (entry) {
+        ngx_http_asana_hook_zone_merge(entry, set);
+    }
+
+    ngx_shmtx_unlock(&zone->shpool->mutex);
+}
+
+
+void
+ngx_http_asana_hook_zone_usage(ngx_http_asana_hook_zone_t *zone,
+    ngx_uint_t *entries, ngx_uint_t *free)
+{
+    ngx_shmtx_lock(&zone->shpool->mutex);
+
+    *entries = zone->sh->entries;
+    *free = zone->shpool->pfree;
+
+    ngx_shmtx_unlock(&zone->shpool->mutex);
 }
 
 
@@ -372,6 +485,7 @@ ngx_http_asana_hook_zone_fill(ngx_http_asana_hook_zone_t *zone, ngx_str_t *key,
     entry->sn.node.key = hash;
 
     ngx_rbtree_insert(&zone->sh->rbtree, &entry->sn.node);
+    zone->sh->entries++;
     ngx_queue_insert_head(&zone->sh->queue, &entry->queue);
 
 fill:
@@ -464,6 +578,7 @@ ngx_http_asana_hook_zone_drop(ngx_http_asana_hook_zone_t *zone,
 {
     ngx_queue_remove(&entry->queue);
     ngx_rbtree_delete(&zone->sh->rbtree, &entry->sn.node);
+    zone->sh->entries--;
 
     ngx_explicit_memzero(ngx_http_asana_hook_entry_records(entry),
                          entry->capacity);
@@ -636,12 +751,12 @@ ngx_http_asana_hook_zone_write_back(ngx_http_asana_hook_zone_t *zone,
     key.len = touch->len;
     key.data = touch->key;
 
-    op = ngx_http_asana_hook_op_create(&key, 0, log);
+    op = ngx_http_asana_hook_zone_op(zone, NGX_HTTP_ASANA_HOOK_TOUCH, &key,
+                                     NULL, log);
     if (op == NULL) {
         return;
     }
 
-    op->type = NGX_HTTP_ASANA_HOOK_TOUCH;
     op->now = now;
     op->handler = ngx_http_asana_hook_op_free;
     ngx_memcpy(op->id, touch->id, NGX_HTTP_ASANA_HOOK_ID_LEN);
@@ -649,70 +764,4 @@ ngx_http_asana_hook_zone_write_back(ngx_http_asana_hook_zone_t *zone,
     if (ngx_http_asana_hook_store_post(zone->store, op) == NGX_OK) {
         ngx_http_asana_hook_op_free(op);
     }
-}
-
-
-ngx_http_asana_hook_secret_t *
-ngx_http_asana_hook_set_push(ngx_http_asana_hook_set_t *set, size_t len)
-{
-    size_t                         size;
-    u_char                        *p;
-    ngx_http_asana_hook_secret_t  *s;
-
-    size = ngx_http_asana_hook_secret_size(len);
-
-    if (size > (size_t) (set->end - set->start) - set->size) {
-
-        p = ngx_palloc(set->pool, 2 * (set->size + size));
-        if (p == NULL) {
-            return NULL;
-        }
-
-        if (set->size) {
-            ngx_memcpy(p, set->start, set->size);
-            ngx_explicit_memzero(set->start, set->size);
-        }
-
-        set->start = p;
-        set->end = p + 2 * (set->size + size);
-    }
-
-    s = (ngx_http_asana_hook_secret_t *) (set->start + set->size);
-
-    ngx_memzero(s, size);
-    s->len = (u_char) len;
-
-    set->size += size;
-    set->n++;
-
-    return s;
-}
-
-
-ngx_int_t
-ngx_http_asana_hook_set_reserve(ngx_http_asana_hook_set_t *set, size_t size)
-{
-    ngx_http_asana_hook_set_wipe(set);
-
-    set->start = ngx_palloc(set->pool, size);
-    if (set->start == NULL) {
-        set->end = NULL;
-        return NGX_ERROR;
-    }
-
-    set->end = set->start + size;
-
-    return NGX_OK;
-}
-
-
-void
-ngx_http_asana_hook_set_wipe(ngx_http_asana_hook_set_t *set)
-{
-    if (set->size) {
-        ngx_explicit_memzero(set->start, set->size);
-    }
-
-    set->size = 0;
-    set->n = 0;
 }

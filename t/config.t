@@ -97,8 +97,6 @@ for my $value (qw(first open off $arg_enroll)) {
     good "enroll $value", "$zone; asana_hook_enroll $value;",
         'asana_hook hooks;';
 }
-bad 'confirm', 'asana_hook_enroll confirm" is not available', '',
-    'asana_hook_enroll confirm;';
 bad 'register', 'asana_hook_enroll register" is not available', '',
     'asana_hook_enroll register;';
 bad 'another policy', '"last" in "asana_hook_enroll"', '',
