@@ -74,6 +74,7 @@ sub new {
         server   => '',
         http     => '',
         main     => '',
+        env      => {},
         workers  => 1,
         %opt,
         dir      => $dir,
@@ -186,6 +187,7 @@ sub nginx {
     croak "fork: $!" unless defined $pid;
     if (!$pid) {
         delete $ENV{NGINX};
+        @ENV{ keys %{ $self->{env} } } = values %{ $self->{env} };
         open STDERR, '>&', \*STDOUT or POSIX::_exit(127);
         exec binary(), '-p', $self->{dir}, '-c', "$self->{dir}/nginx.conf",
             '-e', "$self->{dir}/error.log", @args
