@@ -242,6 +242,10 @@ ngx_http_asana_hook_store_error(ngx_http_asana_hook_store_t *store,
         help = "; make room on the disk";
         break;
 
+    case EIO:
+        help = "; check the disk and its file system";
+        break;
+
     case EROFS:
         help = "; mount the file system for writing";
         break;
