@@ -343,6 +343,7 @@ ngx_http_asana_hook_records_full(ngx_http_asana_hook_records_t *recs)
     int           err;
     size_t        free, pages, used;
     MDB_env      *env;
+    MDB_txn      *txn;
     MDB_val       key, val;
     MDB_stat      stat;
     MDB_cursor   *cursor;
@@ -367,10 +368,19 @@ ngx_http_asana_hook_records_full(ngx_http_asana_hook_records_t *recs)
         return 0;
     }
 
-    /* database 0 lists the free pages of past transactions by their number */
+    /*
+     * database 0 lists the free pages of past transactions by their number,
+     * and only a transaction that reads has a cursor for it
+     */
 
-    err = mdb_cursor_open(recs->txn, 0, &cursor);
+    err = mdb_txn_begin(env, NULL, MDB_RDONLY, &txn);
     if (err) {
+        return err;
+    }
+
+    err = mdb_cursor_open(txn, 0, &cursor);
+    if (err) {
+        mdb_txn_abort(txn);
         return err;
     }
 
@@ -383,6 +393,7 @@ ngx_http_asana_hook_records_full(ngx_http_asana_hook_records_t *recs)
     }
 
     mdb_cursor_close(cursor);
+    mdb_txn_abort(txn);
 
     if (err && err != MDB_NOTFOUND) {
         return err;
