@@ -366,6 +366,7 @@ typedef struct {
     struct MDB_txn                *txn;
     unsigned int                   secrets;    /* databases */
     unsigned int                   unproven;
+    size_t                         taken;      /* pages of the map, at most */
 } ngx_http_asana_hook_records_t;
 
 /* Opens the databases, or makes them with flags MDB_CREATE. */

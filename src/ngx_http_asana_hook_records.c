@@ -34,8 +34,11 @@
 #define NGX_HTTP_ASANA_HOOK_INDEX                                             \
     (NGX_HTTP_ASANA_HOOK_UNPROVEN + NGX_HTTP_ASANA_HOOK_MAX_KEY)
 
-/* pages that a transaction on a full store may take for itself */
-#define NGX_HTTP_ASANA_HOOK_RESERVE     32
+/* most pages that are kept free for making room */
+#define NGX_HTTP_ASANA_HOOK_RESERVE     512
+
+/* pages that an operation may take beside those of the two databases */
+#define NGX_HTTP_ASANA_HOOK_PAGES       8
 
 /* most secrets that a full store drops at once */
 #define NGX_HTTP_ASANA_HOOK_DROPS       64
@@ -57,10 +60,12 @@ static int ngx_http_asana_hook_records_decide(MDB_cursor *cursor, MDB_val *key,
 static int ngx_http_asana_hook_records_touch(
     ngx_http_asana_hook_records_t *recs, ngx_http_asana_hook_op_t *op);
 static int ngx_http_asana_hook_records_full(
-    ngx_http_asana_hook_records_t *recs);
+    ngx_http_asana_hook_records_t *recs, ngx_uint_t *drops);
+static int ngx_http_asana_hook_records_free(
+    ngx_http_asana_hook_records_t *recs, size_t *free, size_t *usable);
 static int ngx_http_asana_hook_records_make_room(
     ngx_http_asana_hook_records_t *recs, ngx_http_asana_hook_op_t *op,
-    ngx_uint_t *dropped);
+    ngx_uint_t drops, ngx_uint_t *dropped);
 static int ngx_http_asana_hook_records_put(ngx_http_asana_hook_records_t *recs,
     MDB_val *key, ngx_http_asana_hook_record_t *rec);
 static int ngx_http_asana_hook_records_remove(
@@ -133,20 +138,30 @@ int
 ngx_http_asana_hook_records_apply(ngx_http_asana_hook_records_t *recs,
     ngx_http_asana_hook_op_t *op, ngx_uint_t *dropped)
 {
-    int  err;
+    int         err, first;
+    ngx_uint_t  drops;
+
+    first = (recs->taken == 0);
+
+    err = ngx_http_asana_hook_records_full(recs, &drops);
+
+    if (err && (err != MDB_MAP_FULL || !first)) {
+
+        /* what does not fit in with others may do so on its own */
+
+        return err;
+    }
 
     if (op->type == NGX_HTTP_ASANA_HOOK_TOUCH) {
         return ngx_http_asana_hook_records_touch(recs, op);
     }
 
-    err = ngx_http_asana_hook_records_full(recs);
-
     if (err == MDB_MAP_FULL) {
         op->rc = NGX_OK;
-        return ngx_http_asana_hook_records_make_room(recs, op, dropped);
+        return ngx_http_asana_hook_records_make_room(recs, op, drops, dropped);
     }
 
-    return err ? err : ngx_http_asana_hook_records_enroll(recs, op);
+    return ngx_http_asana_hook_records_enroll(recs, op);
 }
 
 
@@ -333,47 +348,90 @@ ngx_http_asana_hook_records_touch(ngx_http_asana_hook_records_t *recs,
 
 
 /*
- * A transaction needs free pages itself, also one that deletes: the store
- * counts as full while there is still room for it.
+ * A transaction needs free pages itself, also one that deletes, and those
+ * that it frees are of use only to the one after the next.  One that took
+ * the last page would thus be the last of all: the store counts as full
+ * while there is still room to make room.  "drops" is how many secrets a
+ * transaction may drop then.
  */
 
 static int
-ngx_http_asana_hook_records_full(ngx_http_asana_hook_records_t *recs)
+ngx_http_asana_hook_records_full(ngx_http_asana_hook_records_t *recs,
+    ngx_uint_t *drops)
 {
     int           err;
-    size_t        free, pages, used;
+    size_t        cost, free, need, pages, usable, used;
     MDB_env      *env;
-    MDB_txn      *txn;
-    MDB_val       key, val;
-    MDB_stat      stat;
-    MDB_cursor   *cursor;
+    MDB_stat      secrets, unproven;
     MDB_envinfo   info;
+
+    *drops = 0;
 
     env = mdb_txn_env(recs->txn);
 
     err = mdb_env_info(env, &info);
+
+    if (err == 0) {
+        err = mdb_stat(recs->txn, recs->secrets, &secrets);
+    }
+
+    if (err == 0) {
+        err = mdb_stat(recs->txn, recs->unproven, &unproven);
+    }
+
     if (err) {
         return err;
     }
 
-    err = mdb_env_stat(env, &stat);
-    if (err) {
-        return err;
-    }
-
-    pages = info.me_mapsize / stat.ms_psize;
+    pages = info.me_mapsize / secrets.ms_psize;
     used = info.me_last_pgno + 1;
 
-    if (used + NGX_HTTP_ASANA_HOOK_RESERVE < pages) {
+    /* the path to a record, twice: a page may be split */
+
+    cost = 2 * (secrets.ms_depth + unproven.ms_depth)
+           + NGX_HTTP_ASANA_HOOK_PAGES;
+
+    need = ngx_min(pages / 16, NGX_HTTP_ASANA_HOOK_RESERVE);
+    need = recs->taken + ngx_max(need, 2 * cost);
+
+    recs->taken += cost;
+
+    free = pages - ngx_min(used, pages);
+
+    if (free >= need) {
         return 0;
     }
 
-    /*
-     * database 0 lists the free pages of past transactions by their number,
-     * and only a transaction that reads has a cursor for it
-     */
+    usable = free;
 
-    err = mdb_txn_begin(env, NULL, MDB_RDONLY, &txn);
+    err = ngx_http_asana_hook_records_free(recs, &free, &usable);
+
+    if (err || free >= need) {
+        return err;
+    }
+
+    *drops = (usable > 2 * cost) ? (usable - cost) / cost : 1;
+
+    return MDB_MAP_FULL;
+}
+
+
+/*
+ * Database 0 lists the free pages by the number of the transaction that freed
+ * them; only a transaction that reads has a cursor for it.
+ */
+
+static int
+ngx_http_asana_hook_records_free(ngx_http_asana_hook_records_t *recs,
+    size_t *free, size_t *usable)
+{
+    int          err;
+    size_t       n;
+    MDB_txn     *txn;
+    MDB_val      key, val;
+    MDB_cursor  *cursor;
+
+    err = mdb_txn_begin(mdb_txn_env(recs->txn), NULL, MDB_RDONLY, &txn);
     if (err) {
         return err;
     }
@@ -384,22 +442,20 @@ ngx_http_asana_hook_records_full(ngx_http_asana_hook_records_t *recs)
         return err;
     }
 
-    free = pages - ngx_min(used, pages);
+    while ((err = mdb_cursor_get(cursor, &key, &val, MDB_NEXT)) == 0) {
+        n = *(size_t *) val.mv_data;
 
-    while (free < NGX_HTTP_ASANA_HOOK_RESERVE
-           && (err = mdb_cursor_get(cursor, &key, &val, MDB_NEXT)) == 0)
-    {
-        free += *(size_t *) val.mv_data;
+        *free += n;
+
+        if (*(size_t *) key.mv_data < mdb_txn_id(txn)) {
+            *usable += n;
+        }
     }
 
     mdb_cursor_close(cursor);
     mdb_txn_abort(txn);
 
-    if (err && err != MDB_NOTFOUND) {
-        return err;
-    }
-
-    return (free < NGX_HTTP_ASANA_HOOK_RESERVE) ? MDB_MAP_FULL : 0;
+    return (err == MDB_NOTFOUND) ? 0 : err;
 }
 
 
@@ -410,7 +466,7 @@ ngx_http_asana_hook_records_full(ngx_http_asana_hook_records_t *recs)
 
 static int
 ngx_http_asana_hook_records_make_room(ngx_http_asana_hook_records_t *recs,
-    ngx_http_asana_hook_op_t *op, ngx_uint_t *dropped)
+    ngx_http_asana_hook_op_t *op, ngx_uint_t drops, ngx_uint_t *dropped)
 {
     int          err;
     u_char       buf[NGX_HTTP_ASANA_HOOK_INDEX];
@@ -430,7 +486,9 @@ ngx_http_asana_hook_records_make_room(ngx_http_asana_hook_records_t *recs,
         return err;
     }
 
-    for (n = 0; n < NGX_HTTP_ASANA_HOOK_DROPS; n++) {
+    drops = ngx_min(drops, NGX_HTTP_ASANA_HOOK_DROPS);
+
+    for (n = 0; n < drops; n++) {
 
         err = mdb_cursor_get(index, &key, &val, MDB_FIRST);
         if (err) {

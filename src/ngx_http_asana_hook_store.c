@@ -647,8 +647,10 @@ ngx_http_asana_hook_store_write(ngx_http_asana_hook_store_t *store,
 {
     int                        err;
     MDB_txn                   *txn;
-    ngx_uint_t                 dropped;
+    ngx_uint_t                 dropped, total;
     ngx_http_asana_hook_op_t  *op;
+
+    total = 0;
 
     do {
         txn = NULL;
@@ -669,16 +671,17 @@ ngx_http_asana_hook_store_write(ngx_http_asana_hook_store_t *store,
 
         if (err == 0) {
             store->made = 1;
-
-            if (dropped) {
-                ngx_log_error(NGX_LOG_WARN, log, 0,
-                              "asana_hook: store \"%V\" is full, %ui secrets "
-                              "that never verified a delivery were dropped",
-                              &store->path, dropped);
-            }
+            total += dropped;
         }
 
     } while (err == 0 && dropped);
+
+    if (total) {
+        ngx_log_error(NGX_LOG_WARN, log, 0,
+                      "asana_hook: store \"%V\" is full, %ui secrets that "
+                      "never verified a delivery were dropped",
+                      &store->path, total);
+    }
 
     if (err == 0) {
         return 0;
@@ -719,6 +722,7 @@ ngx_http_asana_hook_store_apply(ngx_http_asana_hook_store_t *store,
     ngx_http_asana_hook_op_t  *op;
 
     store->records.txn = txn;
+    store->records.taken = 0;
 
     if (!store->opened
         && ngx_http_asana_hook_store_databases(store, txn, MDB_CREATE, log)
