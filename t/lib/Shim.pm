@@ -42,7 +42,7 @@ sub new {
     return $self->set;
 }
 
-# Options: delay_ms, write, sync, short; see t/lib/shim.c.
+# Options: delay_ms, write, sync, dsync, short; see t/lib/shim.c.
 
 sub set {
     my ($self, %opt) = @_;

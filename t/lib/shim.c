@@ -7,10 +7,11 @@
  *     delay_ms=N    a sync takes N milliseconds longer
  *     write=ERRNO   writes fail
  *     sync=ERRNO    syncs fail
+ *     dsync=ERRNO   writes to O_DSYNC descriptors are done and then fail
  *     short=1       half of the bytes are written
  *
- * A write to an O_DSYNC descriptor is a sync as well.  Each sync adds a line
- * to the file ASANA_SHIM with the suffix .syncs.
+ * A write to an O_DSYNC descriptor is a sync as well, for the delay and for
+ * the count: each adds a line to the file ASANA_SHIM with the suffix .syncs.
  */
 
 #define _GNU_SOURCE
@@ -31,6 +32,7 @@ typedef struct {
     long  delay_ms;
     long  write;
     long  sync;
+    long  dsync;
     long  half;
 } faults_t;
 
@@ -76,6 +78,8 @@ value(const char *text, const char *name)
 {
     const char  *p;
 
+    /* each name is preceded by a line feed */
+
     p = strstr(text, name);
 
     return p ? atol(p + strlen(name)) : 0;
@@ -90,21 +94,23 @@ faults(faults_t *f)
     ssize_t  n;
 
     saved = errno;
+    text[0] = '\n';
     n = 0;
 
     fd = open(control, O_RDONLY|O_CLOEXEC);
 
     if (fd != -1) {
-        n = read(fd, text, sizeof(text) - 1);
+        n = read(fd, text + 1, sizeof(text) - 2);
         close(fd);
     }
 
-    text[n > 0 ? n : 0] = '\0';
+    text[n > 0 ? n + 1 : 1] = '\0';
 
-    f->delay_ms = value(text, "delay_ms=");
-    f->write = value(text, "write=");
-    f->sync = value(text, "sync=");
-    f->half = value(text, "short=");
+    f->delay_ms = value(text, "\ndelay_ms=");
+    f->write = value(text, "\nwrite=");
+    f->sync = value(text, "\nsync=");
+    f->dsync = value(text, "\ndsync=");
+    f->half = value(text, "\nshort=");
 
     errno = saved;
 }
@@ -181,8 +187,8 @@ maps_store(void *addr)
 }
 
 
-static int
-sync_fault(faults_t *f)
+static void
+slow(faults_t *f)
 {
     int              fd;
     struct timespec  ts;
@@ -198,31 +204,54 @@ sync_fault(faults_t *f)
     ts.tv_nsec = f->delay_ms % 1000 * 1000000;
 
     while (nanosleep(&ts, &ts) == -1 && errno == EINTR) { /* void */ }
-
-    if (f->sync) {
-        errno = f->sync;
-        return -1;
-    }
-
-    return 0;
 }
 
 
 static int
-write_fault(int fd, faults_t *f)
+sync_fault(void)
 {
-    int  flags;
+    faults_t  f;
 
+    faults(&f);
+    slow(&f);
+
+    errno = f.sync;
+
+    return f.sync ? -1 : 0;
+}
+
+
+static int
+write_fault(faults_t *f)
+{
     faults(f);
 
-    if (f->write) {
-        errno = f->write;
-        return -1;
-    }
+    errno = f->write;
 
+    return f->write ? -1 : 0;
+}
+
+
+static ssize_t
+written(int fd, faults_t *f, ssize_t n)
+{
+    int  flags, saved;
+
+    saved = errno;
     flags = fcntl(fd, F_GETFL);
 
-    return (flags != -1 && (flags & O_DSYNC)) ? sync_fault(f) : 0;
+    if (flags != -1 && (flags & O_DSYNC)) {
+        slow(f);
+
+        if (f->dsync) {
+            saved = f->dsync;
+            n = -1;
+        }
+    }
+
+    errno = saved;
+
+    return n;
 }
 
 
@@ -240,15 +269,15 @@ write(int fd, const void *buf, size_t n)
 {
     faults_t  f;
 
-    if (of_store(fd)) {
-        if (write_fault(fd, &f)) {
-            return -1;
-        }
-
-        n = f.half ? n / 2 : n;
+    if (!of_store(fd)) {
+        return real_write(fd, buf, n);
     }
 
-    return real_write(fd, buf, n);
+    if (write_fault(&f)) {
+        return -1;
+    }
+
+    return written(fd, &f, real_write(fd, buf, f.half ? n / 2 : n));
 }
 
 
@@ -257,15 +286,15 @@ pwrite(int fd, const void *buf, size_t n, off_t offset)
 {
     faults_t  f;
 
-    if (of_store(fd)) {
-        if (write_fault(fd, &f)) {
-            return -1;
-        }
-
-        n = f.half ? n / 2 : n;
+    if (!of_store(fd)) {
+        return real_pwrite(fd, buf, n, offset);
     }
 
-    return real_pwrite(fd, buf, n, offset);
+    if (write_fault(&f)) {
+        return -1;
+    }
+
+    return written(fd, &f, real_pwrite(fd, buf, f.half ? n / 2 : n, offset));
 }
 
 
@@ -281,17 +310,17 @@ writev(int fd, const struct iovec *iov, int n)
 {
     faults_t  f;
 
-    if (of_store(fd)) {
-        if (write_fault(fd, &f)) {
-            return -1;
-        }
-
-        if (f.half) {
-            return real_write(fd, iov->iov_base, half_of(iov));
-        }
+    if (!of_store(fd)) {
+        return real_writev(fd, iov, n);
     }
 
-    return real_writev(fd, iov, n);
+    if (write_fault(&f)) {
+        return -1;
+    }
+
+    return written(fd, &f,
+                   f.half ? real_write(fd, iov->iov_base, half_of(iov))
+                          : real_writev(fd, iov, n));
 }
 
 
@@ -300,17 +329,18 @@ pwritev(int fd, const struct iovec *iov, int n, off_t offset)
 {
     faults_t  f;
 
-    if (of_store(fd)) {
-        if (write_fault(fd, &f)) {
-            return -1;
-        }
-
-        if (f.half) {
-            return real_pwrite(fd, iov->iov_base, half_of(iov), offset);
-        }
+    if (!of_store(fd)) {
+        return real_pwritev(fd, iov, n, offset);
     }
 
-    return real_pwritev(fd, iov, n, offset);
+    if (write_fault(&f)) {
+        return -1;
+    }
+
+    return written(fd, &f,
+                   f.half ? real_pwrite(fd, iov->iov_base, half_of(iov),
+                                        offset)
+                          : real_pwritev(fd, iov, n, offset));
 }
 
 
@@ -324,49 +354,20 @@ pwritev64(int fd, const struct iovec *iov, int n, off64_t offset)
 int
 fdatasync(int fd)
 {
-    faults_t  f;
-
-    if (of_store(fd)) {
-        faults(&f);
-
-        if (sync_fault(&f)) {
-            return -1;
-        }
-    }
-
-    return real_fdatasync(fd);
+    return (of_store(fd) && sync_fault()) ? -1 : real_fdatasync(fd);
 }
 
 
 int
 fsync(int fd)
 {
-    faults_t  f;
-
-    if (of_store(fd)) {
-        faults(&f);
-
-        if (sync_fault(&f)) {
-            return -1;
-        }
-    }
-
-    return real_fsync(fd);
+    return (of_store(fd) && sync_fault()) ? -1 : real_fsync(fd);
 }
 
 
 int
 msync(void *addr, size_t n, int flags)
 {
-    faults_t  f;
-
-    if (maps_store(addr)) {
-        faults(&f);
-
-        if (sync_fault(&f)) {
-            return -1;
-        }
-    }
-
-    return real_msync(addr, n, flags);
+    return (maps_store(addr) && sync_fault()) ? -1
+           : real_msync(addr, n, flags);
 }
