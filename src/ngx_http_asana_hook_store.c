@@ -21,9 +21,6 @@
 /* the first opener fixes it: two generations of workers, and the tools */
 #define NGX_HTTP_ASANA_HOOK_READERS     2048
 
-/* seconds between two attempts to open a store that failed */
-#define NGX_HTTP_ASANA_HOOK_RETRY       1
-
 
 struct ngx_http_asana_hook_store_s {
     MDB_env                       *env;
@@ -35,7 +32,8 @@ struct ngx_http_asana_hook_store_s {
     ngx_http_asana_hook_group_t    group;
 
     size_t                         max_size;
-    time_t                         tried;
+    time_t                         tried;      /* to open */
+    time_t                         failed;     /* to write */
     ngx_str_t                      path;
 
     /* what the last batch tells to the main thread */
@@ -107,9 +105,9 @@ ngx_http_asana_hook_store_open(ngx_http_asana_hook_store_t *store,
         return NGX_OK;
     }
 
-    if (store->tried
-        && ngx_time() - store->tried < NGX_HTTP_ASANA_HOOK_RETRY)
-    {
+    /* once a second at most */
+
+    if (store->tried == ngx_time()) {
         return NGX_ERROR;
     }
 
@@ -540,7 +538,9 @@ ngx_int_t
 ngx_http_asana_hook_store_post(ngx_http_asana_hook_store_t *store,
     ngx_http_asana_hook_op_t *op)
 {
-    if (ngx_http_asana_hook_store_open(store, ngx_cycle->log) != NGX_OK) {
+    if (store->failed == ngx_time()
+        || ngx_http_asana_hook_store_open(store, ngx_cycle->log) != NGX_OK)
+    {
         return NGX_OK;
     }
 
@@ -778,9 +778,18 @@ ngx_http_asana_hook_store_settle(void *data)
 
     default:
 
-        /* LMDB may refuse all use of an environment after a failed write */
+        /*
+         * LMDB may refuse all use of an environment after a failed write;
+         * another one reads at least
+         */
 
         ngx_http_asana_hook_store_close(store);
+
+        store->failed = ngx_time();
+        store->tried = 0;
+
+        (void) ngx_http_asana_hook_store_open(store, ngx_cycle->log);
+
         return NGX_OK;
     }
 }
