@@ -95,8 +95,17 @@ my @faults = (
 
 for my $fault (@faults) {
     my ($what, $control, $line) = @{$fault};
+    my @cold = map {'/cold/' . $n++} 1 .. 4;
+    is scalar(grep { $t->handshake($_, "$secret$_")->{status} == 200 } @cold),
+        4, 'secrets that are not in the zone';
     $shim->set(%{$control});
     my $key = fails($what, " cannot be written: $line");
+    my @r = map {
+        $t->handshake($key, "$secret$key");
+        $t->deliver($_, "$secret$_", 'x')
+    } @cold;
+    is join(' ', map { $_->{status} } @r), '200 200 200 200',
+        'what is not in the zone is read while nothing can be written';
     $shim->set;
     ok wait_for(sub {
         $t->deliver($key, "$secret$key", 'x')->{status} == 403
