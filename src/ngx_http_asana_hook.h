@@ -482,6 +482,7 @@ struct MDB_val;
 typedef struct {
     struct MDB_txn                *txn;
     int64_t                        keys;       /* added, or less than 0 */
+    size_t                         taken;      /* pages of the map, at most */
     unsigned int                   meta;       /* databases */
     unsigned int                   secrets;
     unsigned int                   unproven;

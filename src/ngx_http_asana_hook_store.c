@@ -21,9 +21,6 @@
 /* the first opener fixes it: two generations of workers, and the tools */
 #define NGX_HTTP_ASANA_HOOK_READERS     2048
 
-/* seconds between two attempts to open a store that failed */
-#define NGX_HTTP_ASANA_HOOK_RETRY       1
-
 
 struct ngx_http_asana_hook_store_s {
     MDB_env                       *env;
@@ -36,7 +33,8 @@ struct ngx_http_asana_hook_store_s {
     ngx_http_asana_hook_commits_t *commits;
 
     size_t                         max_size;
-    time_t                         tried;
+    time_t                         tried;      /* to open */
+    time_t                         failed;     /* to write */
     ngx_str_t                      path;
 
     /* what the last batch tells to the main thread */
@@ -112,9 +110,9 @@ ngx_http_asana_hook_store_open(ngx_http_asana_hook_store_t *store,
         return NGX_OK;
     }
 
-    if (store->tried
-        && ngx_time() - store->tried < NGX_HTTP_ASANA_HOOK_RETRY)
-    {
+    /* once a second at most */
+
+    if (store->tried == ngx_time()) {
         return NGX_ERROR;
     }
 
@@ -245,6 +243,10 @@ ngx_http_asana_hook_store_error(ngx_http_asana_hook_store_t *store,
 
     case NGX_ENOSPC:
         help = "; make room on the disk";
+        break;
+
+    case EIO:
+        help = "; check the disk and its file system";
         break;
 
     case EROFS:
@@ -621,7 +623,9 @@ ngx_int_t
 ngx_http_asana_hook_store_post(ngx_http_asana_hook_store_t *store,
     ngx_http_asana_hook_op_t *op)
 {
-    if (ngx_http_asana_hook_store_open(store, ngx_cycle->log) != NGX_OK) {
+    if (store->failed == ngx_time()
+        || ngx_http_asana_hook_store_open(store, ngx_cycle->log) != NGX_OK)
+    {
         return NGX_OK;
     }
 
@@ -763,8 +767,10 @@ ngx_http_asana_hook_store_write(ngx_http_asana_hook_store_t *store,
 {
     int                        err;
     MDB_txn                   *txn;
-    ngx_uint_t                 dropped;
+    ngx_uint_t                 dropped, total;
     ngx_http_asana_hook_op_t  *op;
+
+    total = 0;
 
     do {
         txn = NULL;
@@ -785,16 +791,17 @@ ngx_http_asana_hook_store_write(ngx_http_asana_hook_store_t *store,
 
         if (err == 0) {
             store->made = 1;
-
-            if (dropped) {
-                ngx_log_error(NGX_LOG_WARN, log, 0,
-                              "asana_hook: store \"%V\" is full, %ui secrets "
-                              "that never verified a delivery were dropped",
-                              &store->path, dropped);
-            }
+            total += dropped;
         }
 
     } while (err == 0 && dropped);
+
+    if (total) {
+        ngx_log_error(NGX_LOG_WARN, log, 0,
+                      "asana_hook: store \"%V\" is full, %ui secrets that "
+                      "never verified a delivery were dropped",
+                      &store->path, total);
+    }
 
     if (err == 0) {
         return 0;
@@ -836,6 +843,7 @@ ngx_http_asana_hook_store_apply(ngx_http_asana_hook_store_t *store,
 
     store->records.txn = txn;
     store->records.keys = 0;
+    store->records.taken = 0;
 
     if (!store->opened
         && ngx_http_asana_hook_store_databases(store, txn, MDB_CREATE, log)
@@ -891,9 +899,18 @@ ngx_http_asana_hook_store_settle(void *data)
 
     default:
 
-        /* LMDB may refuse all use of an environment after a failed write */
+        /*
+         * LMDB may refuse all use of an environment after a failed write;
+         * another one reads at least
+         */
 
         ngx_http_asana_hook_store_close(store);
+
+        store->failed = ngx_time();
+        store->tried = 0;
+
+        (void) ngx_http_asana_hook_store_open(store, ngx_cycle->log);
+
         return NGX_OK;
     }
 }

@@ -71,6 +71,11 @@ struct ngx_http_asana_hook_touches_s {
 #define ngx_http_asana_hook_entry_records(entry)                              \
     ((u_char *) (entry) + ngx_http_asana_hook_entry_size((entry)->sn.str.len))
 
+/* seconds between two times that are written back */
+
+#define ngx_http_asana_hook_interval(zone)                                    \
+    ngx_min(NGX_HTTP_ASANA_HOOK_WRITE_BACK, (zone)->inactive / 2)
+
 #define ngx_http_asana_hook_entry_size(key_len)                               \
     ngx_align(offsetof(ngx_http_asana_hook_entry_t, data) + (key_len), 8)
 
@@ -100,6 +105,7 @@ static ngx_uint_t ngx_http_asana_hook_zone_account(
 static void ngx_http_asana_hook_zone_write_back(
     ngx_http_asana_hook_zone_t *zone, ngx_http_asana_hook_touch_t *touch,
     time_t now, ngx_log_t *log);
+static void ngx_http_asana_hook_zone_written(ngx_http_asana_hook_op_t *op);
 
 
 ngx_int_t
@@ -712,7 +718,7 @@ ngx_http_asana_hook_zone_account(ngx_http_asana_hook_zone_t *zone,
     key.len = touch->len;
     key.data = touch->key;
 
-    interval = ngx_min(NGX_HTTP_ASANA_HOOK_WRITE_BACK, zone->inactive / 2);
+    interval = ngx_http_asana_hook_interval(zone);
 
     s = NULL;
     entry = ngx_http_asana_hook_zone_lookup(zone, &key, touch->hash);
@@ -758,10 +764,59 @@ ngx_http_asana_hook_zone_write_back(ngx_http_asana_hook_zone_t *zone,
     }
 
     op->now = now;
-    op->handler = ngx_http_asana_hook_op_free;
+    op->handler = ngx_http_asana_hook_zone_written;
+    op->data = zone;
     ngx_memcpy(op->id, touch->id, NGX_HTTP_ASANA_HOOK_ID_LEN);
 
     if (ngx_http_asana_hook_store_post(zone->store, op) == NGX_OK) {
-        ngx_http_asana_hook_op_free(op);
+        ngx_http_asana_hook_zone_written(op);
     }
+}
+
+
+/*
+ * A time that the store did not take is claimed again soon, or a secret that
+ * has verified a delivery would pass for one that never did.
+ */
+
+static void
+ngx_http_asana_hook_zone_written(ngx_http_asana_hook_op_t *op)
+{
+    ngx_http_asana_hook_zone_t *zone = op->data;
+
+    time_t                         interval;
+    uint32_t                       hash;
+    ngx_str_t                      key;
+    ngx_http_asana_hook_entry_t   *entry;
+    ngx_http_asana_hook_secret_t  *s;
+
+    if (op->rc == NGX_OK || op->rc == NGX_DECLINED) {
+        ngx_http_asana_hook_op_free(op);
+        return;
+    }
+
+    key.len = op->key_len;
+    key.data = op->key;
+
+    s = NULL;
+    hash = ngx_crc32_short(key.data, key.len);
+    interval = ngx_http_asana_hook_interval(zone);
+
+    ngx_shmtx_lock(&zone->shpool->mutex);
+
+    entry = ngx_http_asana_hook_zone_lookup(zone, &key, hash);
+
+    if (entry) {
+        s = ngx_http_asana_hook_zone_secret(
+                                ngx_http_asana_hook_entry_records(entry),
+                                entry->n, op->id);
+    }
+
+    if (s && s->stored >= op->now) {
+        s->stored = op->now - interval + interval / 60;
+    }
+
+    ngx_shmtx_unlock(&zone->shpool->mutex);
+
+    ngx_http_asana_hook_op_free(op);
 }

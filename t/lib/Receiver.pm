@@ -19,7 +19,7 @@ use POSIX ();
 use Test::More;
 use Time::HiRes qw(time usleep);
 
-our @EXPORT_OK = qw(port sign secret_id wait_for request response);
+our @EXPORT_OK = qw(port sign secret_id wait_for request response raw);
 
 my $main_pid = $$;
 my @locks;
@@ -74,6 +74,7 @@ sub new {
         server   => '',
         http     => '',
         main     => '',
+        env      => {},
         workers  => 1,
         %opt,
         dir      => $dir,
@@ -186,6 +187,7 @@ sub nginx {
     croak "fork: $!" unless defined $pid;
     if (!$pid) {
         delete $ENV{NGINX};
+        @ENV{ keys %{ $self->{env} } } = values %{ $self->{env} };
         open STDERR, '>&', \*STDOUT or POSIX::_exit(127);
         exec binary(), '-p', $self->{dir}, '-c', "$self->{dir}/nginx.conf",
             '-e', "$self->{dir}/error.log", @args
@@ -449,6 +451,36 @@ sub deliver {
     my ($self, $uri, $secret, $body, @headers) = @_;
     return $self->call('POST', $uri,
         ['X-Hook-Signature: ' . sign($secret, $body), @headers], $body);
+}
+
+# A request of many().
+
+sub raw {
+    my ($uri, $header, $body) = @_;
+    return "POST $uri HTTP/1.1\r\nHost: localhost\r\n$header\r\n"
+        . 'Content-Length: ' . length($body) . "\r\n\r\n$body";
+}
+
+# Sends requests over 32 connections that are kept, one after the other on
+# each of them; returns the responses.
+
+sub many {
+    my ($self, @requests) = @_;
+    my (@s, @responses);
+    while (@requests) {
+        my @next = splice @requests, 0, 32;
+        for my $i (0 .. $#next) {
+            $s[$i] ||= $self->connection;
+            request($s[$i], $next[$i]);
+        }
+        for my $i (0 .. $#next) {
+            my $r = response($s[$i], 20);
+            push @responses, $r;
+            $s[$i] = undef
+                if !$r->{status} || $r->{head} =~ /^Connection: close/m;
+        }
+    }
+    return @responses;
 }
 
 # The status words of the access log since the last call, at least n.

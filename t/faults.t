@@ -1,0 +1,261 @@
+# Tests for a store that fails, or is not what it was.
+
+use strict;
+use warnings;
+
+use lib 't/lib';
+
+use Errno qw(EIO ENOSPC EROFS);
+use File::Copy qw(copy);
+use File::Path qw(remove_tree);
+use Test::More;
+
+use Receiver qw(wait_for);
+use Shim;
+
+Shim::usable();
+
+my $secret = 'a-secret-of-printable-text-0123456789';
+my $t      = Receiver->new(location => 'asana_hook_heartbeat answer;')->app;
+my $shim   = Shim->new($t);
+my $state  = "$t->{dir}/state";
+my $n      = 0;
+
+$t->run;
+is $t->handshake('/known', "$secret/known")->{status}, 200, 'a first secret';
+is $t->deliver('/known', "$secret/known", 'x')->{status}, 200, 'verifies';
+
+# device, inode and owner of all that the store is made of
+
+sub identity {
+    return join ' ', map { join ':', (stat)[0, 1, 4] } $state,
+        glob "$state/*";
+}
+
+# what error.log got since the last call
+
+my $read = 0;
+
+sub news {
+    my $text = substr $t->slurp('error.log'), $read;
+    $read += length $text;
+    return $text;
+}
+
+# while a fault lasts: a line of the log tells the way out, handshakes fail,
+# deliveries verify, and nothing is changed
+
+sub fails {
+    my ($what, $line) = @_;
+    my $before = identity();
+    my $key    = '/fault/' . $n++;
+    my ($log, @bad) = ('');
+    my $told = wait_for(sub {
+        my $r = $t->handshake($key, "$secret$key");
+        push @bad, $r->{head}
+            if $r->{status} != 503 || $r->{head} =~ /^X-Hook-Secret:/mi;
+        $log .= news();
+        return $log =~ /\[crit\] [^\n]*asana_hook: store "\Q$state\E"$line/;
+    });
+    ok $told, "$what: the log names the store and the way out" or diag $log;
+    is "@bad", '', 'handshakes get 503 and no echo';
+    my @r = map { $t->deliver('/known', "$secret/known", "$what $_") } 1 .. 8;
+    is scalar(grep { $_->{status} == 200 } @r), 8, 'deliveries verify';
+    is $t->deliver('/known', "$secret/other", 'x')->{status}, 403,
+        'as far as they are signed right';
+    is identity(), $before, 'the files are what they were';
+    return $key;
+}
+
+# after it, without any restart
+
+sub works {
+    my ($what, $key) = @_;
+    ok wait_for(sub { $t->handshake($key, "$secret$key")->{status} == 200 }),
+        "$what is over: the handshake is taken";
+    is $t->deliver($key, "$secret$key", 'x')->{status}, 200, 'verifies';
+    is $t->deliver('/known', "$secret/known", $what)->{status}, 200,
+        'the first secret as well';
+    news();
+    return;
+}
+
+# a disk that fails
+
+my @faults = (
+    ['full disk', { write => ENOSPC }, 'No space left.*; make room'],
+    ['EIO at a write', { write => EIO }, 'Input/output error; .*disk'],
+    ['EIO at a sync', { sync => EIO }, 'Input/output error; .*disk'],
+    ['EIO after the last write', { dsync => EIO },
+        'Input/output error; .*disk'],
+    ['short writes', { short => 1 }, 'Input/output error; .*disk'],
+    ['read-only disk', { write => EROFS }, 'Read-only.*; mount'],
+);
+
+for my $fault (@faults) {
+    my ($what, $control, $line) = @{$fault};
+    my @cold = map {'/cold/' . $n++} 1 .. 4;
+    is scalar(grep { $t->handshake($_, "$secret$_")->{status} == 200 } @cold),
+        4, 'secrets that are not in the zone';
+    $shim->set(%{$control});
+    my $key = fails($what, " cannot be written: $line");
+    my @r = map {
+        $t->handshake($key, "$secret$key");
+        $t->deliver($_, "$secret$_", 'x')
+    } @cold;
+    is join(' ', map { $_->{status} } @r), '200 200 200 200',
+        'what is not in the zone is read while nothing can be written';
+    $shim->set;
+    ok wait_for(sub {
+        $t->deliver($key, "$secret$key", 'x')->{status} == 403
+    }), 'what failed is not there';
+    works($what, $key);
+}
+
+# a first delivery whose time could not be written proves its secret later
+
+sub proven {
+    my ($key) = @_;
+    my $dump = qx(mdb_dump -p -s secrets $state);
+    my ($value) = $dump =~ /^ localhost\Q$key\E\n (.*)$/m
+        or die "no $key: $dump";
+    $value =~ s/\\([0-9a-f]{2})/chr hex $1/ge;
+    return unpack 'x16 Q>', $value;
+}
+
+(my $quick = $t->conf) =~ s/(asana_hook_zone \S+ .*);/$1 inactive=240s;/;
+ok $t->reload($quick), 'times are written back often';
+is $t->handshake('/late', "$secret/late")->{status}, 200, 'a secret';
+$shim->set(write => EIO);
+is $t->deliver('/late', "$secret/late", 'x')->{status}, 200,
+    'its first delivery, while nothing can be written';
+ok wait_for(sub { news() =~ /cannot be written/ }), 'fails to be noted';
+is proven('/late'), 0, 'in the store';
+$shim->set;
+ok wait_for(sub {
+    $t->deliver('/late', "$secret/late", 'x')->{status} == 200
+        && proven('/late')
+}), 'a later one is noted';
+ok $t->reload($t->conf), 'back';
+news();
+
+# another directory, or none
+
+my $replaced = ' was removed or replaced while in use; put it back';
+
+rename $state, "$state.away" or die $!;
+my $key = fails('removed directory', $replaced);
+ok !-e $state, 'it is not made anew';
+rename "$state.away", $state or die $!;
+works('removed directory', $key);
+
+my $other = Receiver->new->app->run;
+is $other->handshake('/other', $secret)->{status}, 200, 'another store';
+$other->stop;
+rename $state, "$state.away" or die $!;
+system 'cp', '-a', "$other->{dir}/state", $state;
+$key = fails('replaced directory', $replaced);
+is system('cmp', '-s', "$other->{dir}/state/data.mdb", "$state/data.mdb"), 0,
+    'what took its place is not written';
+remove_tree($state);
+rename "$state.away", $state or die $!;
+works('replaced directory', $key);
+$other->end;
+
+# new workers that cannot open it: a file that is not theirs, or damaged
+
+SKIP: {
+    skip 'only root can give files away', 1 if $>;
+    my $user = (stat "$state/data.mdb")[4];
+    chown 0, 0, glob "$state/*";
+    ok $t->reload, 'files of root';
+    $key = fails('files of root',
+        ' cannot be opened: Permission denied; chown');
+    chown $user, -1, glob "$state/*";
+    works('files of root', $key);
+}
+
+SKIP: {
+    skip 'no mounts here', 1
+        if $> || system "mount --bind $state $state 2>/dev/null";
+    system 'mount', '-o', 'remount,bind,ro', $state;
+    ok $t->reload, 'a file system that is read-only';
+    $key = fails('read-only file system',
+        ' cannot be opened: Read-only file system; mount');
+    system 'umount', '-l', $state;
+    works('read-only file system', $key);
+}
+
+# puts another file in the place of data.mdb, with its mode and its owner
+
+sub swap {
+    my ($text) = @_;
+    my @stat = stat "$state/data.mdb";
+    $t->write_file('state/new', $text);
+    chmod 0600, "$state/new" or die $!;
+    chown @stat[4, 5], "$state/new";
+    rename "$state/data.mdb", "$t->{dir}/good" or die $!;
+    rename "$state/new", "$state/data.mdb" or die $!;
+    return;
+}
+
+sub swap_back {
+    rename "$t->{dir}/good", "$state/data.mdb" or die $!;
+    return;
+}
+
+my %damage = (
+    'garbage' => [
+        'not a database ' x 4096,
+        ' cannot be opened: .*left as it is, restore it from a backup'
+    ],
+    'only the head' => [
+        substr($t->slurp('state/data.mdb'), 0, 8192),
+        ': "data.mdb" has 8192 bytes instead of .*restore it from a backup'
+    ],
+    'less than the head' => [
+        substr($t->slurp('state/data.mdb'), 0, 100),
+        ' cannot be opened: .*left as it is, restore it from a backup'
+    ],
+);
+
+for my $what (sort keys %damage) {
+    my ($text, $line) = @{ $damage{$what} };
+    swap($text);
+    ok $t->reload, $what;
+    my $k = fails($what, $line);
+    ok $t->slurp('state/data.mdb') eq $text, 'it is left as it is';
+    swap_back();
+    works($what, $k);
+}
+
+# a newer format, which only a start meets
+
+sub version {
+    my ($from, $to) = @_;
+    my $dump = qx(mdb_dump -s meta $state);
+    $dump =~ s/^ $from$/ $to/m or die "no version: $dump";
+    $t->write_file('meta', $dump);
+    return system "mdb_load -s meta -f $t->{dir}/meta $state 2>/dev/null";
+}
+
+$t->stop;
+is version('00000001', '00000002'), 0, 'a store of a newer version';
+my $content = qx(mdb_dump -a $state);
+my $before  = identity();
+$t->start;
+for my $r ($t->handshake('/new', "$secret/new"),
+    $t->deliver('/known', "$secret/known", 'x'))
+{
+    is $r->{status}, 503, 'is not used';
+    unlike $r->{head}, qr/^X-Hook-Secret:/mi, 'no echo';
+}
+like news(), qr/\[crit\].*store "\Q$state\E" has the format 2 .*; upgrade/,
+    'and the log says why';
+is qx(mdb_dump -a $state), $content, 'nor is it changed';
+is identity(), $before, 'nor are its files';
+is version('00000002', '00000001'), 0, 'the old version';
+works('newer version', '/new');
+$t->end;
+
+done_testing;

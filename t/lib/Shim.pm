@@ -1,0 +1,62 @@
+package Shim;
+
+# A disk that is slow or fails under the store of a Receiver: t/lib/shim.c,
+# which LD_PRELOAD brings into its nginx.
+
+use strict;
+use warnings;
+
+use Carp qw(croak);
+use File::Basename qw(dirname);
+use Test::More;
+
+use Receiver;
+
+my $source = dirname(__FILE__) . '/shim.c';
+
+# A sanitizer wants to be loaded first: leaves the file out then.
+
+sub usable {
+    return unless $ENV{ASANA_HOOK_STATIC};
+    open my $fh, '<', Receiver::binary() or return;
+    binmode $fh;
+    local $/ = undef;
+    my $text = <$fh>;
+    close $fh;
+    plan(skip_all => 'LD_PRELOAD and the sanitizers do not mix')
+        if index($text, '__asan_init') >= 0;
+    return;
+}
+
+sub new {
+    my ($class, $t) = @_;
+    my $self = bless { t => $t }, $class;
+    my $so   = "$t->{dir}/shim.so";
+    system($ENV{CC} || 'cc', '-shared', '-fPIC', '-O1', '-o', $so, $source,
+        '-ldl') == 0
+        or croak 'the shim does not compile';
+    $t->{env}
+        = { LD_PRELOAD => $so, ASANA_SHIM => "$t->{dir}/faults" };
+    $t->write_file('faults.syncs', '');
+    chmod 0666, "$t->{dir}/faults.syncs" or croak $!;
+    return $self->set;
+}
+
+# Options: delay_ms, write, sync, dsync, short; see t/lib/shim.c.
+
+sub set {
+    my ($self, %opt) = @_;
+    $self->{t}->write_file('faults',
+        join '', map {"$_=$opt{$_}\n"} sort keys %opt);
+    return $self;
+}
+
+# How many syncs there were.
+
+sub syncs {
+    my ($self) = @_;
+    my $n = () = $self->{t}->slurp('faults.syncs') =~ /\n/g;
+    return $n;
+}
+
+1;

@@ -1,0 +1,188 @@
+# Tests for a slow disk: who waits for it and who does not.
+
+use strict;
+use warnings;
+
+use lib 't/lib';
+
+use IO::Select;
+use Socket qw(SOL_SOCKET SO_LINGER);
+use Test::More;
+use Time::HiRes qw(time);
+
+use Receiver qw(request response sign wait_for);
+use Shim;
+
+Shim::usable();
+
+my $secret = 'a-secret-of-printable-text-0123456789';
+my $t      = Receiver->new->app;
+my $shim   = Shim->new($t);
+$t->run;
+my $worker = ($t->workers)[0];
+
+sub txnid {
+    my ($id) = qx(mdb_stat -e $t->{dir}/state)
+        =~ /Last transaction ID: (\d+)/;
+    return $id;
+}
+
+# handshakes for all keys, each on its own connection, not yet answered
+
+sub send_all {
+    my @keys = @_;
+    return map {
+        request($t->connection, "POST $_ HTTP/1.1\r\nHost: localhost\r\n"
+                . "X-Hook-Secret: $secret$_\r\nContent-Length: 0\r\n\r\n")
+    } @keys;
+}
+
+# nginx has read whatever was sent before this
+
+sub barrier { return $t->call('GET', '/barrier')->{status} }
+
+sub echoed {
+    my ($r, $key) = @_;
+    return $r->{status} == 200
+        && $r->{head} =~ /^X-Hook-Secret: \Q$secret$key\E\r$/m;
+}
+
+sub count_echoes {
+    my ($connections, @keys) = @_;
+    my $n = 0;
+    for my $i (0 .. $#keys) {
+        echoed(response($connections->[$i], 20), $keys[$i]) and $n++;
+    }
+    return $n;
+}
+
+sub count_verified {
+    my @keys = @_;
+    return scalar
+        grep { $t->deliver($_, "$secret$_", 'x')->{status} == 200 } @keys;
+}
+
+# commits are one after the other: those of the deliveries are over then
+
+my $settled = 0;
+
+sub settle {
+    my $key = '/settle/' . $settled++;
+    return is $t->handshake($key, "$secret$key")->{status}, 200, 'settled';
+}
+
+is $t->handshake('/live', "$secret/live")->{status}, 200, 'a first secret';
+is count_verified('/live'), 1, 'verifies';
+settle();
+is $shim->syncs, 2 * txnid(), 'each commit syncs twice';
+
+# all others go on
+
+$shim->set(delay_ms => 300);
+
+my (@times, @slow);
+my $answered = 0;
+my $round    = 0;
+my $end      = time + 3;
+while (time < $end) {
+    my @keys = map { '/slow/' . $round++ } 1 .. 4;
+    my $n    = $shim->syncs;
+    my @c    = send_all(@keys);
+    wait_for(sub { $shim->syncs > $n }) or last;
+    my $select = IO::Select->new(@c);
+    until ($select->can_read(0)) {
+        for my $method ('GET', 'POST') {
+            my $start = time;
+            my $r
+                = $method eq 'GET'
+                ? $t->call('GET', '/any')
+                : $t->deliver('/live', "$secret/live", 'event');
+            push @times, time - $start;
+            push @slow,  $method if $r->{status} != 200;
+        }
+    }
+    $answered += count_echoes(\@c, @keys);
+}
+
+@times = sort { $a <=> $b } @times;
+cmp_ok scalar @times, '>=', 200, 'requests while handshakes wait';
+is "@slow", '', 'all of them are served';
+cmp_ok $times[int 0.99 * @times], '<', 0.05,
+    'none of a hundred waits for the disk';
+cmp_ok $round, '>=', 8, 'several rounds of handshakes';
+is $answered, $round, 'all of them echoed';
+
+# one sync is for many
+
+my @keys   = map {"/many/$_"} 1 .. 64;
+my $before = txnid();
+my $syncs  = $shim->syncs;
+my $start  = time;
+my @c      = send_all(@keys);
+is count_echoes(\@c, @keys), 64, '64 handshakes at once';
+cmp_ok time - $start, '>=', 0.6, 'have waited for the disk';
+cmp_ok txnid() - $before, '<=', 3, 'and shared three commits at most';
+cmp_ok txnid() - $before, '>=', 1, 'at least one';
+is $shim->syncs - $syncs, 2 * (txnid() - $before), 'each synced twice';
+
+$shim->set;
+is count_verified(@keys), 64, 'all of them verify';
+settle();
+
+# clients that go away, one in the commit under way, one before the next
+
+$shim->set(delay_ms => 300);
+
+$syncs = $shim->syncs;
+my ($first) = send_all('/gone/1');
+ok wait_for(sub { $shim->syncs > $syncs }), 'a commit is under way';
+my ($second, $third) = send_all('/gone/2', '/gone/3');
+is barrier(), 200, 'the next ones wait';
+setsockopt $second, SOL_SOCKET, SO_LINGER, pack 'ii', 1, 0;
+close $_ for $first, $second;
+is barrier(), 200, 'two clients go away';
+ok echoed(response($third), '/gone/3'), 'the third one is answered';
+
+$shim->set;
+is count_verified(map {"/gone/$_"} 1 .. 3), 3, 'all three are stored';
+is join(' ', $t->workers), $worker, 'the worker has lived through it';
+settle();
+
+# a reload
+
+$shim->set(delay_ms => 300);
+
+@keys  = map {"/reload/$_"} 1 .. 16;
+$syncs = $shim->syncs;
+@c     = send_all(@keys);
+barrier();
+ok wait_for(sub { $shim->syncs > $syncs }), 'a commit is under way';
+kill 'HUP', $t->master;
+ok wait_for(sub { ($t->workers)[-1] != $worker }), 'reload';
+is count_echoes(\@c, @keys), 16, 'loses no handshake';
+ok wait_for(sub { Receiver::gone($worker) }), 'and ends the old worker';
+
+$shim->set;
+is count_verified(@keys), 16, 'nor a secret';
+settle();
+
+# an end
+
+$shim->set(delay_ms => 300);
+
+@keys  = map {"/quit/$_"} 1 .. 16;
+$syncs = $shim->syncs;
+@c     = send_all(@keys);
+barrier();
+ok wait_for(sub { $shim->syncs > $syncs }), 'a commit is under way';
+my @pids = ($t->master, $t->workers);
+kill 'QUIT', $pids[0];
+is count_echoes(\@c, @keys), 16, 'QUIT answers all that wait';
+ok wait_for(sub { Receiver::gone(@pids) }), 'and ends';
+
+$shim->set;
+$t->start;
+is count_verified(@keys), 16, 'they are stored';
+
+$t->end;
+done_testing;
