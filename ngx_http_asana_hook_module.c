@@ -19,9 +19,11 @@ static void *ngx_http_asana_hook_create_main_conf(ngx_conf_t *cf);
 static void *ngx_http_asana_hook_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
+static ngx_int_t ngx_http_asana_hook_role(ngx_conf_t *cf,
+    ngx_http_asana_hook_loc_conf_t *conf);
 static ngx_int_t ngx_http_asana_hook_known(ngx_conf_t *cf,
     const char *directive, ngx_shm_zone_t *shm_zone);
-static char *ngx_http_asana_hook(ngx_conf_t *cf, ngx_command_t *cmd,
+static char *ngx_http_asana_hook_zone_slot(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_asana_hook_api(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
@@ -63,9 +65,16 @@ static ngx_command_t  ngx_http_asana_hook_commands[] = {
 
     { ngx_string("asana_hook"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
-      ngx_http_asana_hook,
+      ngx_http_asana_hook_zone_slot,
       NGX_HTTP_LOC_CONF_OFFSET,
-      0,
+      offsetof(ngx_http_asana_hook_loc_conf_t, shm_zone),
+      NULL },
+
+    { ngx_string("asana_hook_register"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_http_asana_hook_zone_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_asana_hook_loc_conf_t, gateway),
       NULL },
 
     { ngx_string("asana_hook_enroll"),
@@ -168,7 +177,8 @@ ngx_str_t  ngx_http_asana_hook_words[] = {
     ngx_http_asana_hook_word("INVALID"),
     ngx_http_asana_hook_word("MALFORMED"),
     ngx_http_asana_hook_word("ERROR"),
-    ngx_http_asana_hook_word("BYPASS")
+    ngx_http_asana_hook_word("BYPASS"),
+    ngx_http_asana_hook_word("REGISTERED")
 };
 
 
@@ -223,7 +233,7 @@ ngx_http_asana_hook_key_variable(ngx_http_request_t *r,
 
     ctx = ngx_http_asana_hook_get_ctx(r->main);
 
-    if (ctx == NULL) {
+    if (ctx == NULL || ctx->create) {
         v->not_found = 1;
         return NGX_OK;
     }
@@ -318,6 +328,7 @@ ngx_http_asana_hook_create_loc_conf(ngx_conf_t *cf)
     ahcf->heartbeat = NGX_CONF_UNSET_UINT;
     ahcf->ack = NGX_CONF_UNSET;
     ahcf->dry_run = NGX_CONF_UNSET;
+    ahcf->gateway = NGX_CONF_UNSET_PTR;
     ahcf->api = NULL;
     ahcf->api_write = 0;
 
@@ -331,13 +342,14 @@ ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_asana_hook_loc_conf_t *prev = parent;
     ngx_http_asana_hook_loc_conf_t *conf = child;
 
-    if (conf->api) {
+    ngx_http_asana_hook_zone_t  *zone;
 
-        /* the operator's requests are no deliveries */
-        conf->shm_zone = NULL;
+    if (ngx_http_asana_hook_role(cf, conf) != NGX_OK) {
+        return NGX_CONF_ERROR;
     }
 
     ngx_conf_merge_ptr_value(conf->shm_zone, prev->shm_zone, NULL);
+    ngx_conf_merge_ptr_value(conf->gateway, prev->gateway, NULL);
     ngx_conf_merge_ptr_value(conf->enroll, prev->enroll, NULL);
     ngx_conf_merge_uint_value(conf->status, prev->status, NGX_HTTP_FORBIDDEN);
     ngx_conf_merge_uint_value(conf->log_level, prev->log_level, NGX_LOG_ERR);
@@ -347,13 +359,52 @@ ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_value(conf->dry_run, prev->dry_run, 0);
 
     if (ngx_http_asana_hook_known(cf, "asana_hook", conf->shm_zone) != NGX_OK
+        || ngx_http_asana_hook_known(cf, "asana_hook_register", conf->gateway)
+           != NGX_OK
         || ngx_http_asana_hook_known(cf, "asana_hook_api", conf->api)
            != NGX_OK)
     {
         return NGX_CONF_ERROR;
     }
 
+    if (conf->gateway) {
+        zone = conf->gateway->data;
+        zone->gateway = 1;
+    }
+
     return NGX_CONF_OK;
+}
+
+
+/*
+ * A location is a receiver, a gateway or an API; what it says itself goes
+ * before what it inherits.
+ */
+
+static ngx_int_t
+ngx_http_asana_hook_role(ngx_conf_t *cf, ngx_http_asana_hook_loc_conf_t *conf)
+{
+    ngx_uint_t  gateway, hook;
+
+    hook = (conf->shm_zone != NGX_CONF_UNSET_PTR && conf->shm_zone);
+    gateway = (conf->gateway != NGX_CONF_UNSET_PTR && conf->gateway);
+
+    if (hook + gateway + (conf->api != NULL) > 1) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"asana_hook\", \"asana_hook_register\" and "
+                           "\"asana_hook_api\" need locations of their own");
+        return NGX_ERROR;
+    }
+
+    if (hook || conf->api) {
+        conf->gateway = NULL;
+    }
+
+    if (gateway || conf->api) {
+        conf->shm_zone = NULL;
+    }
+
+    return NGX_OK;
 }
 
 
@@ -373,22 +424,25 @@ ngx_http_asana_hook_known(ngx_conf_t *cf, const char *directive,
 }
 
 
-static char *
-ngx_http_asana_hook(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
-{
-    ngx_http_asana_hook_loc_conf_t *ahcf = conf;
+/* the name of a zone, or "off" */
 
+static char *
+ngx_http_asana_hook_zone_slot(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
     ngx_str_t                        *value;
+    ngx_shm_zone_t                  **shm_zone;
     ngx_http_asana_hook_main_conf_t  *amcf;
 
-    if (ahcf->shm_zone != NGX_CONF_UNSET_PTR) {
+    shm_zone = (ngx_shm_zone_t **) ((u_char *) conf + cmd->offset);
+
+    if (*shm_zone != NGX_CONF_UNSET_PTR) {
         return "is duplicate";
     }
 
     value = cf->args->elts;
 
     if (ngx_strcmp(value[1].data, "off") == 0) {
-        ahcf->shm_zone = NULL;
+        *shm_zone = NULL;
         return NGX_CONF_OK;
     }
 
@@ -396,14 +450,18 @@ ngx_http_asana_hook(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         return "has an empty zone name";
     }
 
-    ahcf->shm_zone = ngx_shared_memory_add(cf, &value[1], 0,
-                                           &ngx_http_asana_hook_module);
-    if (ahcf->shm_zone == NULL) {
+    *shm_zone = ngx_shared_memory_add(cf, &value[1], 0,
+                                      &ngx_http_asana_hook_module);
+    if (*shm_zone == NULL) {
         return NGX_CONF_ERROR;
     }
 
     amcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_asana_hook_module);
     amcf->enabled = 1;
+
+    if (cmd->offset == offsetof(ngx_http_asana_hook_loc_conf_t, gateway)) {
+        amcf->gateway = 1;
+    }
 
     return NGX_CONF_OK;
 }
@@ -484,22 +542,14 @@ ngx_http_asana_hook_enroll_value(ngx_conf_t *cf, ngx_command_t *cmd,
 
     value = cf->args->elts;
 
-    if (ngx_strcmp(value[1].data, "register") == 0) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"asana_hook_enroll %V\" is not available in this "
-                           "version; use \"first\", \"open\", \"confirm\" or "
-                           "\"off\"", &value[1]);
-        return NGX_CONF_ERROR;
-    }
-
     if (ngx_http_asana_hook_policy(&value[1], &policy) == NGX_OK) {
         return NGX_CONF_OK;
     }
 
     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                        "invalid value \"%V\" in \"asana_hook_enroll\", it must "
-                       "be \"first\", \"open\", \"confirm\" or \"off\"",
-                       &value[1]);
+                       "be \"first\", \"open\", \"confirm\", \"register\" or "
+                       "\"off\"", &value[1]);
 
     return NGX_CONF_ERROR;
 }
@@ -596,6 +646,10 @@ ngx_http_asana_hook_init(ngx_conf_t *cf)
     *h = ngx_http_asana_hook_handler;
 
     ngx_http_asana_hook_ack_init();
+
+    if (amcf->gateway) {
+        ngx_http_asana_hook_register_init();
+    }
 
     return NGX_OK;
 }

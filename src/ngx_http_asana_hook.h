@@ -18,6 +18,7 @@
  *
  *     module, conf -> handler, handshake -> signature
  *                  -> ack
+ *                  -> register -> json
  *                  -> api -> metrics, out -> zone -> store -> group
  *                                                          -> ops -> records
  *
@@ -26,6 +27,8 @@
  * handler    the decision on each request: deliveries, answers
  * handshake  who may bring a secret
  * ack        header filter that tells Asana success in the way it knows
+ * register   filters of the gateway, through which webhooks are created
+ * json       a strict scanner for one member of an object
  * api        control API: JSON for the operator
  * metrics    the same for Prometheus
  * out        text of both
@@ -93,7 +96,8 @@ typedef enum {
     NGX_HTTP_ASANA_HOOK_OFF = 0,
     NGX_HTTP_ASANA_HOOK_FIRST,
     NGX_HTTP_ASANA_HOOK_OPEN,
-    NGX_HTTP_ASANA_HOOK_CONFIRM
+    NGX_HTTP_ASANA_HOOK_CONFIRM,
+    NGX_HTTP_ASANA_HOOK_REGISTER     /* confirm, during a create call */
 } ngx_http_asana_hook_policy_e;
 
 
@@ -111,7 +115,8 @@ typedef enum {
     NGX_HTTP_ASANA_HOOK_ENROLL = 0,    /* a handshake */
     NGX_HTTP_ASANA_HOOK_TOUCH,         /* the time of the last delivery */
     NGX_HTTP_ASANA_HOOK_PUT,           /* the operator's secret */
-    NGX_HTTP_ASANA_HOOK_REMOVE         /* one secret of the key, or all */
+    NGX_HTTP_ASANA_HOOK_REMOVE,        /* one secret of the key, or all */
+    NGX_HTTP_ASANA_HOOK_ACTIVATE       /* a pending one, whatever its key */
 } ngx_http_asana_hook_op_e;
 
 
@@ -155,7 +160,7 @@ struct ngx_http_asana_hook_op_s {
 };
 
 
-/* status words: of handshakes, then of deliveries, then of neither */
+/* status words; of deliveries those from VERIFIED to ERROR */
 
 typedef enum {
     NGX_HTTP_ASANA_HOOK_NONE = 0,
@@ -170,6 +175,7 @@ typedef enum {
     NGX_HTTP_ASANA_HOOK_MALFORMED,
     NGX_HTTP_ASANA_HOOK_ERROR,
     NGX_HTTP_ASANA_HOOK_BYPASS,
+    NGX_HTTP_ASANA_HOOK_REGISTERED,
     NGX_HTTP_ASANA_HOOK_WORDS
 } ngx_http_asana_hook_status_e;
 
@@ -199,6 +205,7 @@ typedef struct {
     ngx_atomic_t                   handshakes[NGX_HTTP_ASANA_HOOK_WORDS];
     ngx_atomic_t                   deliveries[NGX_HTTP_ASANA_HOOK_WORDS];
     ngx_atomic_t                   dry_run[NGX_HTTP_ASANA_HOOK_WORDS];
+    ngx_atomic_t                   creates[NGX_HTTP_ASANA_HOOK_WORDS];
     ngx_http_asana_hook_commits_t  commits;
 } ngx_http_asana_hook_counters_t;
 
@@ -213,6 +220,7 @@ typedef struct {
 
 typedef struct ngx_http_asana_hook_shctx_s    ngx_http_asana_hook_shctx_t;
 typedef struct ngx_http_asana_hook_touches_s  ngx_http_asana_hook_touches_t;
+typedef struct ngx_http_asana_hook_creates_s  ngx_http_asana_hook_creates_t;
 
 
 typedef struct {
@@ -234,6 +242,9 @@ typedef struct {
     /* of this process */
     ngx_http_asana_hook_store_t   *store;
     ngx_http_asana_hook_touches_t *touches;
+    ngx_http_asana_hook_creates_t *creates;   /* in the zone */
+
+    unsigned                       gateway:1; /* create calls are counted */
 } ngx_http_asana_hook_zone_t;
 
 
@@ -325,6 +336,16 @@ void ngx_http_asana_hook_zone_forget(ngx_http_asana_hook_zone_t *zone,
 /* Adds what the cache has counted to a set that came from the store. */
 void ngx_http_asana_hook_zone_update(ngx_http_asana_hook_zone_t *zone,
     ngx_str_t *key, ngx_http_asana_hook_set_t *set);
+
+/*
+ * A create call begins and ends; the counts of a process that died are not
+ * believed, so nothing keeps the door of "asana_hook_enroll register" open.
+ */
+void ngx_http_asana_hook_zone_create_begin(ngx_http_asana_hook_zone_t *zone);
+void ngx_http_asana_hook_zone_create_end(ngx_http_asana_hook_zone_t *zone);
+
+/* Whether any worker of this nginx has a create call in flight. */
+ngx_uint_t ngx_http_asana_hook_zone_creating(ngx_http_asana_hook_zone_t *zone);
 
 /* Entries of the cache, and free pages of the zone. */
 void ngx_http_asana_hook_zone_usage(ngx_http_asana_hook_zone_t *zone,
@@ -524,6 +545,17 @@ int ngx_http_asana_hook_records_find(struct MDB_cursor *cursor,
 int ngx_http_asana_hook_records_next(struct MDB_cursor *cursor,
     ngx_str_t *key);
 
+/*
+ * Writes the next key, behind *key, under which the id is pending to
+ * key->mv_data[MAX_KEY]; MDB_NOTFOUND if there is none.
+ */
+int ngx_http_asana_hook_records_waiting(ngx_http_asana_hook_records_t *recs,
+    u_char *id, struct MDB_val *key);
+
+/* Whether a secret that came since then has the id; MDB_NOTFOUND if not. */
+int ngx_http_asana_hook_records_recent(ngx_http_asana_hook_records_t *recs,
+    u_char *id, time_t since);
+
 int ngx_http_asana_hook_records_stat(ngx_http_asana_hook_records_t *recs,
     ngx_http_asana_hook_stat_t *stat);
 
@@ -560,12 +592,14 @@ typedef struct {
     ngx_array_t                    zones;    /* ngx_http_asana_hook_zone_t * */
     ngx_http_asana_hook_hmac_t    *hmac;
     ngx_flag_t                     enabled;
+    ngx_flag_t                     gateway;
 } ngx_http_asana_hook_main_conf_t;
 
 
 typedef struct {
     ngx_shm_zone_t                *shm_zone;
     ngx_shm_zone_t                *api;
+    ngx_shm_zone_t                *gateway;
     ngx_http_complex_value_t      *enroll;
     ngx_uint_t                     status;
     ngx_uint_t                     log_level;
@@ -587,6 +621,7 @@ typedef struct {
 typedef struct {
     ngx_http_asana_hook_zone_t    *zone;
     ngx_http_asana_hook_op_t      *op;       /* under way */
+    void                          *create;   /* of the gateway */
     ngx_str_t                      key;
     uint32_t                       hash;
     ngx_http_asana_hook_status_e   status;
@@ -679,6 +714,27 @@ ngx_uint_t ngx_http_asana_hook_acked(ngx_http_request_t *r);
 
 /* Puts the header filter of asana_hook_ack into nginx's chain. */
 void ngx_http_asana_hook_ack_init(void);
+
+
+/*
+ * register, json
+ */
+
+/* Puts the filters of asana_hook_register into nginx's chains. */
+void ngx_http_asana_hook_register_init(void);
+
+/* Notes that the request is a create call; NGX_ERROR: no memory. */
+ngx_int_t ngx_http_asana_hook_register(ngx_http_request_t *r,
+    ngx_http_asana_hook_ctx_t *ctx);
+
+/*
+ * Looks for a member of a JSON object (RFC 8259) that is a string; its text
+ * is written to value->data, which has value->len bytes.  NGX_DECLINED if
+ * there is no such member, NGX_ERROR if the text is no such object, has the
+ * member twice, or a longer text in it.
+ */
+ngx_int_t ngx_http_asana_hook_json_member(u_char *p, size_t size,
+    ngx_str_t *name, ngx_str_t *value);
 
 
 /*

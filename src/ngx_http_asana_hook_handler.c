@@ -14,6 +14,8 @@
 
 static ngx_http_asana_hook_ctx_t *ngx_http_asana_hook_create_ctx(
     ngx_http_request_t *r, ngx_http_asana_hook_zone_t *zone);
+static ngx_int_t ngx_http_asana_hook_create_call(ngx_http_request_t *r,
+    ngx_http_asana_hook_zone_t *zone);
 static void ngx_http_asana_hook_cleanup(void *data);
 static ngx_uint_t ngx_http_asana_hook_bypass(ngx_http_request_t *r);
 static ngx_int_t ngx_http_asana_hook_delivery(ngx_http_request_t *r,
@@ -59,7 +61,7 @@ ngx_http_asana_hook_handler(ngx_http_request_t *r)
 
     ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
 
-    if (ahcf->shm_zone == NULL) {
+    if (ahcf->shm_zone == NULL && ahcf->gateway == NULL) {
         return NGX_DECLINED;
     }
 
@@ -67,6 +69,10 @@ ngx_http_asana_hook_handler(ngx_http_request_t *r)
 
     if (ctx) {
         return ctx->rc;
+    }
+
+    if (ahcf->gateway) {
+        return ngx_http_asana_hook_create_call(r, ahcf->gateway->data);
     }
 
     zone = ahcf->shm_zone->data;
@@ -101,6 +107,28 @@ ngx_http_asana_hook_handler(ngx_http_request_t *r)
     }
 
     return rc;
+}
+
+
+static ngx_int_t
+ngx_http_asana_hook_create_call(ngx_http_request_t *r,
+    ngx_http_asana_hook_zone_t *zone)
+{
+    ngx_http_asana_hook_ctx_t  *ctx;
+
+    if (r->method != NGX_HTTP_POST) {
+        return NGX_DECLINED;
+    }
+
+    ctx = ngx_http_asana_hook_create_ctx(r, zone);
+
+    if (ctx == NULL || ngx_http_asana_hook_register(r, ctx) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    ctx->rc = NGX_DECLINED;
+
+    return NGX_DECLINED;
 }
 
 
@@ -539,7 +567,10 @@ ngx_http_asana_hook_count(ngx_http_asana_hook_ctx_t *ctx)
 
     counters = ctx->zone->counters;
 
-    if (ctx->dry_run) {
+    if (ctx->create) {
+        (void) ngx_atomic_fetch_add(&counters->creates[ctx->status], 1);
+
+    } else if (ctx->dry_run) {
         (void) ngx_atomic_fetch_add(&counters->dry_run[ctx->status], 1);
 
     } else if (ctx->handshake) {

@@ -25,6 +25,7 @@ static ngx_conf_enum_t  ngx_http_asana_hook_policies[] = {
     { ngx_string("first"), NGX_HTTP_ASANA_HOOK_FIRST },
     { ngx_string("open"), NGX_HTTP_ASANA_HOOK_OPEN },
     { ngx_string("confirm"), NGX_HTTP_ASANA_HOOK_CONFIRM },
+    { ngx_string("register"), NGX_HTTP_ASANA_HOOK_REGISTER },
     { ngx_string("off"), NGX_HTTP_ASANA_HOOK_OFF },
     { ngx_null_string, 0 }
 };
@@ -95,8 +96,9 @@ ngx_http_asana_hook_handshake(ngx_http_request_t *r,
 
         if (s->len == h->secret.len
             && CRYPTO_memcmp(s->data, h->secret.data, s->len) == 0
-            && (!s->pending || policy == NGX_HTTP_ASANA_HOOK_CONFIRM
-                || policy == NGX_HTTP_ASANA_HOOK_OFF))
+            && (!s->pending
+                || (policy != NGX_HTTP_ASANA_HOOK_FIRST
+                    && policy != NGX_HTTP_ASANA_HOOK_OPEN)))
         {
             ngx_http_asana_hook_identify(ctx, id);
             return ngx_http_asana_hook_enrolled(r, ctx, policy, NGX_OK);
@@ -174,7 +176,7 @@ ngx_http_asana_hook_enroll_policy(ngx_http_request_t *r,
     ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
                   "asana_hook: \"asana_hook_enroll\" has the unknown value "
                   "\"%V\", taken for \"off\"; use \"first\", \"open\", "
-                  "\"confirm\" or \"off\"", &value);
+                  "\"confirm\", \"register\" or \"off\"", &value);
 
     *policy = NGX_HTTP_ASANA_HOOK_OFF;
 
@@ -194,7 +196,9 @@ ngx_http_asana_hook_enroll(ngx_http_request_t *r,
 
     if (policy == NGX_HTTP_ASANA_HOOK_OFF
         || (policy == NGX_HTTP_ASANA_HOOK_FIRST
-            && ngx_http_asana_hook_active(ctx)))
+            && ngx_http_asana_hook_active(ctx))
+        || (policy == NGX_HTTP_ASANA_HOOK_REGISTER
+            && !ngx_http_asana_hook_zone_creating(ctx->zone)))
     {
         return ngx_http_asana_hook_enrolled(r, ctx, policy, NGX_DECLINED);
     }
@@ -205,7 +209,8 @@ ngx_http_asana_hook_enroll(ngx_http_request_t *r,
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    op->policy = policy;
+    op->policy = (policy == NGX_HTTP_ASANA_HOOK_REGISTER)
+                 ? NGX_HTTP_ASANA_HOOK_CONFIRM : policy;
     op->secret_len = ctx->secret.len;
     ngx_memcpy(op->secret, ctx->secret.data, ctx->secret.len);
     ngx_memcpy(op->id, id, NGX_HTTP_ASANA_HOOK_ID_LEN);
@@ -348,6 +353,12 @@ ngx_http_asana_hook_enrolled(ngx_http_request_t *r,
         reason = "its key already has as many active secrets as \"max_secrets\""
                  " allows; give each webhook a URL of its own, revoke old ones "
                  "by \"asana_hook_api\", or raise it";
+        break;
+
+    case NGX_HTTP_ASANA_HOOK_REGISTER:
+        reason = "no create call is in flight through a location with "
+                 "\"asana_hook_register\" of the zone, or its key has as many "
+                 "active secrets as \"max_secrets\" allows";
         break;
 
     default: /* NGX_HTTP_ASANA_HOOK_OFF */

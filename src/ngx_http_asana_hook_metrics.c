@@ -68,6 +68,24 @@ ngx_http_asana_hook_metrics(ngx_http_asana_hook_out_t *out,
                                       NGX_HTTP_ASANA_HOOK_PENDING,
                                       NGX_HTTP_ASANA_HOOK_ERROR, 1);
 
+    if (zone->gateway) {
+        ngx_http_asana_hook_metrics_head(out, "creates_total", "counter",
+                                         "Create calls that Asana answered "
+                                         "with 201, by their outcome.");
+        ngx_http_asana_hook_metrics_words(out, &name, "creates_total",
+                                          counters->creates,
+                                          NGX_HTTP_ASANA_HOOK_REGISTERED,
+                                          NGX_HTTP_ASANA_HOOK_REGISTERED, 0);
+        ngx_http_asana_hook_metrics_words(out, &name, "creates_total",
+                                          counters->creates,
+                                          NGX_HTTP_ASANA_HOOK_UNKNOWN,
+                                          NGX_HTTP_ASANA_HOOK_UNKNOWN, 0);
+        ngx_http_asana_hook_metrics_words(out, &name, "creates_total",
+                                          counters->creates,
+                                          NGX_HTTP_ASANA_HOOK_MALFORMED,
+                                          NGX_HTTP_ASANA_HOOK_ERROR, 0);
+    }
+
     ngx_http_asana_hook_metrics_zone(out, zone, &name);
     ngx_http_asana_hook_metrics_store(out, zone, &name, stat);
     ngx_http_asana_hook_metrics_commits(out, &counters->commits, &name);

@@ -59,6 +59,12 @@ static int ngx_http_asana_hook_op_drop_pending(
     ngx_http_asana_hook_op_t *op, ngx_http_asana_hook_survey_t *sv);
 static int ngx_http_asana_hook_op_put(ngx_http_asana_hook_records_t *recs,
     MDB_cursor *cursor, MDB_val *key, ngx_http_asana_hook_op_t *op);
+static int ngx_http_asana_hook_op_confirm(ngx_http_asana_hook_records_t *recs,
+    MDB_cursor *cursor, MDB_val *key, ngx_http_asana_hook_op_t *op,
+    ngx_http_asana_hook_survey_t *sv);
+static int ngx_http_asana_hook_op_activate(
+    ngx_http_asana_hook_records_t *recs, MDB_cursor *cursor,
+    ngx_http_asana_hook_op_t *op);
 static int ngx_http_asana_hook_op_touch(ngx_http_asana_hook_records_t *recs,
     MDB_cursor *cursor, MDB_val *key, ngx_http_asana_hook_op_t *op);
 static int ngx_http_asana_hook_op_remove(ngx_http_asana_hook_records_t *recs,
@@ -124,12 +130,15 @@ ngx_http_asana_hook_op_apply(ngx_http_asana_hook_records_t *recs,
         err = ngx_http_asana_hook_op_remove(recs, cursor, &key, op);
         break;
 
-    default: /* NGX_HTTP_ASANA_HOOK_ENROLL, NGX_HTTP_ASANA_HOOK_PUT */
+    default: /* what adds a secret */
 
         if (full) {
             op->rc = NGX_OK;
             err = ngx_http_asana_hook_op_make_room(recs, cursor, op, drops,
                                                    dropped);
+
+        } else if (op->type == NGX_HTTP_ASANA_HOOK_ACTIVATE) {
+            err = ngx_http_asana_hook_op_activate(recs, cursor, op);
 
         } else if (op->type == NGX_HTTP_ASANA_HOOK_PUT) {
             err = ngx_http_asana_hook_op_put(recs, cursor, &key, op);
@@ -268,29 +277,103 @@ ngx_http_asana_hook_op_put(ngx_http_asana_hook_records_t *recs,
         return err;
     }
 
-    op->rc = NGX_OK;
     op->created = !sv.is_held;
 
-    if (sv.is_held && !sv.is_pending) {
+    return ngx_http_asana_hook_op_confirm(recs, cursor, key, op, &sv);
+}
 
-        if (sv.is_active) {
+
+static int
+ngx_http_asana_hook_op_confirm(ngx_http_asana_hook_records_t *recs,
+    MDB_cursor *cursor, MDB_val *key, ngx_http_asana_hook_op_t *op,
+    ngx_http_asana_hook_survey_t *sv)
+{
+    int  err;
+
+    op->rc = NGX_OK;
+
+    if (sv->is_held && !sv->is_pending) {
+
+        if (sv->is_active) {
             return 0;
         }
 
-    } else if (sv.confirmed >= op->max_secrets) {
+    } else if (sv->confirmed >= op->max_secrets) {
 
-        if (sv.active == sv.confirmed) {
+        if (sv->active == sv->confirmed) {
             op->rc = NGX_DECLINED;
             return 0;
         }
 
-        err = ngx_http_asana_hook_op_drop(recs, cursor, key, sv.inactive_id);
+        err = ngx_http_asana_hook_op_drop(recs, cursor, key, sv->inactive_id);
         if (err) {
             return err;
         }
     }
 
     return ngx_http_asana_hook_op_add(recs, cursor, key, op, 0);
+}
+
+
+/*
+ * Only Asana and the receiver of the handshake know the secret: it is
+ * confirmed under whatever key it came.
+ */
+
+static int
+ngx_http_asana_hook_op_activate(ngx_http_asana_hook_records_t *recs,
+    MDB_cursor *cursor, ngx_http_asana_hook_op_t *op)
+{
+    int                            err;
+    u_char                         buf[NGX_HTTP_ASANA_HOOK_MAX_KEY];
+    MDB_val                        key;
+    ngx_int_t                      rc;
+    ngx_http_asana_hook_survey_t   sv;
+
+    rc = NGX_DECLINED;
+    key.mv_size = 0;
+    key.mv_data = buf;
+
+    for ( ;; ) {
+
+        err = ngx_http_asana_hook_records_waiting(recs, op->id, &key);
+
+        if (err == 0) {
+            err = ngx_http_asana_hook_op_survey(cursor, &key, op, &sv);
+        }
+
+        if (err) {
+            break;
+        }
+
+        if (!sv.is_held) {
+            continue;
+        }
+
+        err = ngx_http_asana_hook_op_confirm(recs, cursor, &key, op, &sv);
+        if (err) {
+            break;
+        }
+
+        if (rc != NGX_OK) {
+            rc = (op->rc == NGX_OK) ? NGX_OK : NGX_ERROR;
+        }
+    }
+
+    if (err == MDB_NOTFOUND && rc == NGX_DECLINED) {
+
+        /* perhaps it was accepted at once, by another policy */
+
+        err = ngx_http_asana_hook_records_recent(recs, op->id,
+                                                 op->now - op->pending);
+        if (err == 0) {
+            rc = NGX_OK;
+        }
+    }
+
+    op->rc = rc;
+
+    return (err == MDB_NOTFOUND) ? 0 : err;
 }
 
 

@@ -135,8 +135,13 @@ ngx_http_asana_hook_out_json(ngx_http_asana_hook_out_t *out, ngx_str_t *text)
 
     for (p = text->data; p < last; p = next) {
 
-        next = p;
-        ch = ngx_utf8_decode(&next, last - p);
+        next = p + 1;
+        ch = *p;
+
+        if (ch >= 0x80) {
+            next = p;
+            ch = ngx_utf8_decode(&next, last - p);
+        }
 
         if (ch > 0x10ffff || (ch >= 0xd800 && ch <= 0xdfff)) {
             next = p + 1;

@@ -35,6 +35,9 @@
 
 #define NGX_HTTP_ASANA_HOOK_RECORD  26
 
+/* how many of the latest secrets are looked through for one */
+#define NGX_HTTP_ASANA_HOOK_RECENT  1024
+
 /* created and id before the key */
 #define NGX_HTTP_ASANA_HOOK_BY_AGE  16
 
@@ -380,6 +383,98 @@ ngx_http_asana_hook_record_oldest(ngx_http_asana_hook_records_t *recs,
         key->mv_size = k.mv_size - NGX_HTTP_ASANA_HOOK_BY_AGE;
         key->mv_data = buf;
         ngx_memcpy(buf, p + NGX_HTTP_ASANA_HOOK_BY_AGE, key->mv_size);
+    }
+
+    mdb_cursor_close(cursor);
+
+    return err;
+}
+
+
+int
+ngx_http_asana_hook_records_waiting(ngx_http_asana_hook_records_t *recs,
+    u_char *id, MDB_val *key)
+{
+    int          err;
+    u_char       buf[NGX_HTTP_ASANA_HOOK_INDEX];
+    MDB_val      k, val;
+    MDB_cursor  *cursor;
+
+    err = mdb_cursor_open(recs->txn, recs->pending, &cursor);
+    if (err) {
+        return err;
+    }
+
+    ngx_memcpy(buf, id, NGX_HTTP_ASANA_HOOK_ID_LEN);
+    ngx_memcpy(buf + NGX_HTTP_ASANA_HOOK_ID_LEN, key->mv_data, key->mv_size);
+
+    k.mv_size = NGX_HTTP_ASANA_HOOK_ID_LEN + key->mv_size;
+    k.mv_data = buf;
+
+    err = mdb_cursor_get(cursor, &k, &val, MDB_SET_RANGE);
+
+    if (err == 0
+        && k.mv_size == NGX_HTTP_ASANA_HOOK_ID_LEN + key->mv_size
+        && ngx_memcmp(k.mv_data, buf, k.mv_size) == 0)
+    {
+        err = mdb_cursor_get(cursor, &k, &val, MDB_NEXT);
+    }
+
+    if (err == 0
+        && (k.mv_size <= NGX_HTTP_ASANA_HOOK_ID_LEN
+            || ngx_memcmp(k.mv_data, id, NGX_HTTP_ASANA_HOOK_ID_LEN) != 0))
+    {
+        err = MDB_NOTFOUND;
+    }
+
+    if (err == 0) {
+        key->mv_size = ngx_min(k.mv_size - NGX_HTTP_ASANA_HOOK_ID_LEN,
+                               NGX_HTTP_ASANA_HOOK_MAX_KEY);
+        ngx_memcpy(key->mv_data,
+                   (u_char *) k.mv_data + NGX_HTTP_ASANA_HOOK_ID_LEN,
+                   key->mv_size);
+    }
+
+    mdb_cursor_close(cursor);
+
+    return err;
+}
+
+
+int
+ngx_http_asana_hook_records_recent(ngx_http_asana_hook_records_t *recs,
+    u_char *id, time_t since)
+{
+    int          err;
+    u_char      *p;
+    MDB_val      k, val;
+    ngx_uint_t   n;
+    MDB_cursor  *cursor;
+
+    err = mdb_cursor_open(recs->txn, recs->unproven, &cursor);
+    if (err) {
+        return err;
+    }
+
+    err = mdb_cursor_get(cursor, &k, &val, MDB_LAST);
+
+    for (n = 0; err == 0; n++) {
+
+        p = k.mv_data;
+
+        if (n == NGX_HTTP_ASANA_HOOK_RECENT
+            || k.mv_size <= NGX_HTTP_ASANA_HOOK_BY_AGE
+            || (time_t) ngx_http_asana_hook_get64(p) < since)
+        {
+            err = MDB_NOTFOUND;
+            break;
+        }
+
+        if (ngx_memcmp(p + 8, id, NGX_HTTP_ASANA_HOOK_ID_LEN) == 0) {
+            break;
+        }
+
+        err = mdb_cursor_get(cursor, &k, &val, MDB_PREV);
     }
 
     mdb_cursor_close(cursor);

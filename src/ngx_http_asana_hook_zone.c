@@ -22,6 +22,12 @@
 #define NGX_HTTP_ASANA_HOOK_EVICTIONS   64
 #define NGX_HTTP_ASANA_HOOK_WRITE_BACK  3600
 
+/* workers of all generations whose create calls are counted */
+#define NGX_HTTP_ASANA_HOOK_CREATES   256
+
+/* seconds after which a create call is not believed any more */
+#define NGX_HTTP_ASANA_HOOK_CREATING  60
+
 /* what pending secrets may take of the store: one for so many bytes of it */
 #define NGX_HTTP_ASANA_HOOK_PER_PENDING  16384
 #define NGX_HTTP_ASANA_HOOK_MIN_PENDING  16
@@ -43,7 +49,20 @@ struct ngx_http_asana_hook_shctx_s {
     ngx_rbtree_node_t                sentinel;
     ngx_queue_t                      queue;    /* least recently used last */
     ngx_uint_t                       entries;
+    ngx_http_asana_hook_creates_t   *creates;  /* of all workers, or NULL */
     ngx_http_asana_hook_counters_t   counters;
+};
+
+
+/*
+ * Create calls of one worker, written by it alone.  Not kept by ngx_worker,
+ * which the workers of two generations have in common.
+ */
+
+struct ngx_http_asana_hook_creates_s {
+    ngx_pid_t                      pid;
+    ngx_atomic_t                   count;
+    ngx_atomic_t                   last;       /* start of the latest one */
 };
 
 
@@ -82,8 +101,9 @@ struct ngx_http_asana_hook_touches_s {
 
 static ngx_int_t ngx_http_asana_hook_zone_unique(
     ngx_http_asana_hook_zone_t *zone, ngx_log_t *log);
-static void ngx_http_asana_hook_zone_start(ngx_http_asana_hook_zone_t *zone,
-    ngx_http_asana_hook_shctx_t *sh);
+static ngx_int_t ngx_http_asana_hook_zone_start(
+    ngx_http_asana_hook_zone_t *zone, ngx_http_asana_hook_shctx_t *sh);
+static void ngx_http_asana_hook_zone_creates(ngx_http_asana_hook_zone_t *zone);
 static ngx_http_asana_hook_entry_t *ngx_http_asana_hook_zone_lookup(
     ngx_http_asana_hook_zone_t *zone, ngx_str_t *key, uint32_t hash);
 static void ngx_http_asana_hook_zone_fill(ngx_http_asana_hook_zone_t *zone,
@@ -145,16 +165,13 @@ ngx_http_asana_hook_zone_init(ngx_shm_zone_t *shm_zone, void *data)
         }
 
         zone->shpool = ozone->shpool;
-        ngx_http_asana_hook_zone_start(zone, ozone->sh);
-
-        return NGX_OK;
+        return ngx_http_asana_hook_zone_start(zone, ozone->sh);
     }
 
     zone->shpool = (ngx_slab_pool_t *) shm_zone->shm.addr;
 
     if (shm_zone->shm.exists) {
-        ngx_http_asana_hook_zone_start(zone, zone->shpool->data);
-        return NGX_OK;
+        return ngx_http_asana_hook_zone_start(zone, zone->shpool->data);
     }
 
     sh = ngx_slab_calloc(zone->shpool, sizeof(ngx_http_asana_hook_shctx_t));
@@ -167,7 +184,9 @@ ngx_http_asana_hook_zone_init(ngx_shm_zone_t *shm_zone, void *data)
     ngx_rbtree_init(&sh->rbtree, &sh->sentinel, ngx_str_rbtree_insert_value);
     ngx_queue_init(&sh->queue);
 
-    ngx_http_asana_hook_zone_start(zone, sh);
+    if (ngx_http_asana_hook_zone_start(zone, sh) != NGX_OK) {
+        return NGX_ERROR;
+    }
 
     len = sizeof(" in asana_hook_zone \"\"") + shm_zone->shm.name.len;
 
@@ -186,12 +205,125 @@ ngx_http_asana_hook_zone_init(ngx_shm_zone_t *shm_zone, void *data)
 }
 
 
-static void
+static ngx_int_t
 ngx_http_asana_hook_zone_start(ngx_http_asana_hook_zone_t *zone,
     ngx_http_asana_hook_shctx_t *sh)
 {
+    size_t  size;
+
     zone->sh = sh;
     zone->counters = &sh->counters;
+
+    if (zone->gateway && sh->creates == NULL) {
+
+        /* in the place of what can be read again, if need be */
+
+        size = NGX_HTTP_ASANA_HOOK_CREATES
+               * sizeof(ngx_http_asana_hook_creates_t);
+
+        ngx_shmtx_lock(&zone->shpool->mutex);
+
+        for ( ;; ) {
+            sh->creates = ngx_slab_calloc_locked(zone->shpool, size);
+
+            if (sh->creates || ngx_queue_empty(&sh->queue)) {
+                break;
+            }
+
+            ngx_http_asana_hook_zone_drop(zone,
+                             ngx_queue_data(ngx_queue_last(&sh->queue),
+                                            ngx_http_asana_hook_entry_t,
+                                            queue));
+        }
+
+        ngx_shmtx_unlock(&zone->shpool->mutex);
+
+        if (sh->creates == NULL) {
+            return NGX_ERROR;
+        }
+    }
+
+    return NGX_OK;
+}
+
+
+/* takes a place among those who create, from the dead if need be */
+
+static void
+ngx_http_asana_hook_zone_creates(ngx_http_asana_hook_zone_t *zone)
+{
+    ngx_uint_t                      i;
+    ngx_http_asana_hook_creates_t  *creates;
+
+    creates = zone->sh->creates;
+
+    if (creates == NULL) {
+        return;
+    }
+
+    ngx_shmtx_lock(&zone->shpool->mutex);
+
+    for (i = 0; i < NGX_HTTP_ASANA_HOOK_CREATES; i++) {
+
+        if (creates[i].pid == 0 || creates[i].pid == ngx_pid
+            || (kill(creates[i].pid, 0) == -1 && ngx_errno == ESRCH))
+        {
+            creates[i].count = 0;
+            creates[i].pid = ngx_pid;
+            zone->creates = &creates[i];
+            break;
+        }
+    }
+
+    ngx_shmtx_unlock(&zone->shpool->mutex);
+}
+
+
+void
+ngx_http_asana_hook_zone_create_begin(ngx_http_asana_hook_zone_t *zone)
+{
+    if (zone->creates) {
+        zone->creates->last = ngx_time();
+        zone->creates->count++;
+    }
+}
+
+
+void
+ngx_http_asana_hook_zone_create_end(ngx_http_asana_hook_zone_t *zone)
+{
+    if (zone->creates) {
+        zone->creates->count--;
+    }
+}
+
+
+ngx_uint_t
+ngx_http_asana_hook_zone_creating(ngx_http_asana_hook_zone_t *zone)
+{
+    time_t                          now;
+    ngx_uint_t                      i;
+    ngx_http_asana_hook_creates_t  *creates;
+
+    creates = zone->sh->creates;
+
+    if (creates == NULL) {
+        return 0;
+    }
+
+    now = ngx_time();
+
+    for (i = 0; i < NGX_HTTP_ASANA_HOOK_CREATES; i++) {
+
+        if (creates[i].count
+            && now - (time_t) creates[i].last < NGX_HTTP_ASANA_HOOK_CREATING
+            && kill(creates[i].pid, 0) == 0)
+        {
+            return 1;
+        }
+    }
+
+    return 0;
 }
 
 
@@ -262,6 +394,8 @@ ngx_http_asana_hook_zone_open(ngx_http_asana_hook_zone_t *zone,
 
     (void) ngx_http_asana_hook_store_open(zone->store, cycle->log);
 
+    ngx_http_asana_hook_zone_creates(zone);
+
     return NGX_OK;
 }
 
@@ -277,6 +411,11 @@ ngx_http_asana_hook_zone_close(ngx_http_asana_hook_zone_t *zone,
     ngx_http_asana_hook_zone_flush(zone, log);
 
     ngx_http_asana_hook_store_close(zone->store);
+
+    if (zone->creates) {
+        zone->creates->count = 0;
+        zone->creates->pid = 0;
+    }
 }
 
 

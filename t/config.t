@@ -93,12 +93,10 @@ bad 'no argument', 'asana_hook" directive', "$zone;", 'asana_hook;';
 bad 'no name', 'asana_hook', "$zone;", 'asana_hook "";';
 good 'asana_hook off', "$zone; asana_hook hooks;", 'asana_hook off;';
 
-for my $value (qw(first open off $arg_enroll)) {
+for my $value (qw(first open confirm register off $arg_enroll)) {
     good "enroll $value", "$zone; asana_hook_enroll $value;",
         'asana_hook hooks;';
 }
-bad 'register', 'asana_hook_enroll register" is not available', '',
-    'asana_hook_enroll register;';
 bad 'another policy', '"last" in "asana_hook_enroll"', '',
     'asana_hook_enroll last;';
 bad 'an empty policy', 'asana_hook_enroll', '', 'asana_hook_enroll "";';
