@@ -7,6 +7,7 @@
 # make test-asan        all tests with the sanitizers
 # make lint             shellcheck and perlcritic
 # make bench            the cost of a verified delivery
+# make deb              build/deb/libnginx-mod-http-asana-hook_*.deb
 # make install          into the modules directory of nginx, below DESTDIR
 # make clean
 
@@ -40,7 +41,8 @@ OPTIONS = --with-compat --with-debug --with-threads --with-http_ssl_module \
 	--with-http_v2_module --with-http_realip_module \
 	--with-http_auth_request_module
 
-.PHONY: all static asan test test-asan lint bench install clean
+.PHONY: all static asan test test-asan lint bench deb \
+	install clean
 
 all: $(SO)
 
@@ -90,6 +92,16 @@ lint:
 
 bench: all
 	bench/event
+
+# of a copy, as the packager's tools write into the tree and beside it
+deb:
+	rm -rf build/deb
+	mkdir -p build/deb/source
+	tar -cf - --exclude=./build --exclude=./.git . | tar -xf - -C build/deb/source
+	cd build/deb/source && env -u MAKEFLAGS -u MAKELEVEL -u CFLAGS \
+		dpkg-buildpackage -us -uc -b >../build.log 2>&1 || \
+		{ tail -n 20 ../build.log; exit 1; }
+	@ls build/deb/*.deb
 
 install: all
 	install -d "$(DESTDIR)$$(tools/modules-path $(NGINX))"
