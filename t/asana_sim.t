@@ -12,7 +12,7 @@ use IO::Select;
 use IO::Socket::INET;
 use List::Util qw(max);
 use Mojo::IOLoop;
-use Mojo::JSON qw(decode_json encode_json);
+use Mojo::JSON qw(decode_json encode_json false true);
 use Mojo::Promise;
 use Mojo::Server::Daemon;
 use Mojo::UserAgent;
@@ -142,7 +142,7 @@ sub test_create {
             name          => 'Project 1234',
         },
         target                     => $target,
-        active                     => 0,
+        active                     => false,
         created_at                 => $data->{created_at},
         last_success_at            => undef,
         last_failure_at            => undef,
@@ -404,8 +404,8 @@ sub test_deliveries {
     my ($gid, $secret) = hook($main, 'deliver');
 
     my $got = sim($main, POST => "webhooks/$gid/deliver");
-    is_deeply($got->{json}, { status => 200, ok => 1, error => undef,
-        retry_in => undef, deleted => 0 }, 'a delivery');
+    is_deeply($got->{json}, { status => 200, ok => true, error => undef,
+        retry_in => undef, deleted => false }, 'a delivery');
     my $request = last_seen('deliver');
     is($request->{signature}, hmac_sha256_hex($request->{body}, $secret),
         'it is signed');
@@ -472,8 +472,8 @@ sub test_retries {
 
     set_mode('retry', { status => 503, content => 'not now' });
     my $got = sim($main, POST => "webhooks/$gid/deliver")->{json};
-    is_deeply($got, { status => 503, ok => 0, error => undef, retry_in => 30,
-        deleted => 0 }, 'a failure');
+    is_deeply($got, { status => 503, ok => false, error => undef,
+        retry_in => 30, deleted => false }, 'a failure');
     my $first = last_seen('retry');
 
     my $state = state_of($main, $gid);
@@ -604,8 +604,8 @@ sub test_gone {
 
     set_mode('gone', { status => 410 });
     my $got = sim($main, POST => "webhooks/$gid/deliver")->{json};
-    is_deeply($got, { status => 410, ok => 0, error => undef,
-        retry_in => undef, deleted => 1 }, 'answered 410');
+    is_deeply($got, { status => 410, ok => false, error => undef,
+        retry_in => undef, deleted => true }, 'answered 410');
     is(api($main, GET => "$HOOKS/$gid")->{code}, 404, 'deletes at once');
     is(sim($main, POST => "webhooks/$gid/deliver")->{code}, 404,
         'no delivery any more');
