@@ -5,6 +5,7 @@
 # make asan             build/asan/nginx-asana-hook, with sanitizers
 # make test             all tests
 # make test-asan        all tests with the sanitizers
+# make matrix           all tests with other nginx, compilers, kinds of module
 # make lint             shellcheck and perlcritic
 # make bench            the cost of a verified delivery
 # make deb              build/deb/libnginx-mod-http-asana-hook_*.deb
@@ -41,8 +42,8 @@ OPTIONS = --with-compat --with-debug --with-threads --with-http_ssl_module \
 	--with-http_v2_module --with-http_realip_module \
 	--with-http_auth_request_module
 
-.PHONY: all static asan test test-asan lint bench deb \
-	install clean
+.PHONY: all static asan test test-asan matrix lint bench \
+	deb install clean
 
 all: $(SO)
 
@@ -86,6 +87,9 @@ test-asan: asan
 	TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx-asana-hook \
 	ASANA_HOOK_STATIC=1 ASAN_OPTIONS=$(ASAN_OPTIONS) \
 	UBSAN_OPTIONS=print_stacktrace=1 t/run
+
+matrix:
+	tools/matrix
 
 lint:
 	t/lint
