@@ -77,13 +77,13 @@ for my $uri (
     is scalar(@seen), 0, 'and does not arrive';
 
     is $t->deliver($uri, $secret, 'event')->{status}, 200, 'a signed one passes';
-    Receiver::wait_for(sub { push @seen, $t->seen; @seen });
-    is $seen[-1][1], 'event', 'and arrives' if $uri ne '/mirror';
+    my $copies = $uri eq '/mirror' ? 2 : 1;
+    Receiver::wait_for(sub { push @seen, $t->seen; @seen >= $copies });
+    is scalar(grep { $_->[1] eq 'event' } @seen), $copies, 'and arrives';
 }
 
 # a mirror gets what is verified, and no handshake
 
-Receiver::wait_for(sub { !(() = $t->seen) });
 is $t->handshake('/mirror', $secret)->{status}, 200, 'a handshake at a mirror';
 is $t->call('GET', '/plain')->{status}, 200, 'GET';
 @seen = $t->seen;
