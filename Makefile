@@ -5,8 +5,10 @@
 # make asan             build/asan/nginx-asana-hook, with sanitizers
 # make test             all tests
 # make test-asan        all tests with the sanitizers
+# make matrix           all tests with other nginx, compilers, kinds of module
 # make lint             shellcheck and perlcritic
 # make bench            the cost of a verified delivery
+# make deb              build/deb/libnginx-mod-http-asana-hook_*.deb
 # make install          into the modules directory of nginx, below DESTDIR
 # make clean
 
@@ -40,7 +42,8 @@ OPTIONS = --with-compat --with-debug --with-threads --with-http_ssl_module \
 	--with-http_v2_module --with-http_realip_module \
 	--with-http_auth_request_module
 
-.PHONY: all static asan test test-asan lint bench install clean
+.PHONY: all static asan test test-asan matrix lint bench \
+	deb install clean
 
 all: $(SO)
 
@@ -92,11 +95,24 @@ test-asan: asan
 	ASANA_HOOK_STATIC=1 ASAN_OPTIONS=$(ASAN_OPTIONS) \
 	UBSAN_OPTIONS=print_stacktrace=1 t/run
 
+matrix:
+	tools/matrix
+
 lint:
 	t/lint
 
 bench: all
 	bench/event
+
+# of a copy, as the packager's tools write into the tree and beside it
+deb:
+	rm -rf build/deb
+	mkdir -p build/deb/source
+	tar -cf - --exclude=./build --exclude=./.git . | tar -xf - -C build/deb/source
+	cd build/deb/source && env -u MAKEFLAGS -u MAKELEVEL -u CFLAGS \
+		dpkg-buildpackage -us -uc -b >../build.log 2>&1 || \
+		{ tail -n 20 ../build.log; exit 1; }
+	@ls build/deb/*.deb
 
 install: all
 	install -d "$(DESTDIR)$$(tools/modules-path $(NGINX))"

@@ -106,7 +106,10 @@ $t->answer(200, '', 'app');
 is $t->call('POST', '/return', [], 'x')->{status}, 202,
     '"return" is not guarded';
 is $t->call('POST', '/off', [], 'x')->{status}, 200, '"off" is off';
-$t->words(1);
+for my $line ('POST /return 202', 'POST /off 200') {
+    Receiver::wait_for(sub { $t->slurp('access.log') =~ /^\Q$line\E /m });
+}
+$t->words;
 is $t->call('GET', '/off')->{status}, 200, 'GET';
 is(($t->words)[-1], '-', 'the variables are empty there')
     or diag $t->{lines}[-1];
