@@ -7,13 +7,13 @@
 #include "ngx_http_asana_hook.h"
 
 
-static ngx_int_t ngx_http_asana_hook_status_variable(ngx_http_request_t *r,
-    ngx_http_variable_value_t *v, uintptr_t data);
-static ngx_int_t ngx_http_asana_hook_key_variable(ngx_http_request_t *r,
-    ngx_http_variable_value_t *v, uintptr_t data);
-static ngx_int_t ngx_http_asana_hook_secret_id_variable(ngx_http_request_t *r,
-    ngx_http_variable_value_t *v, uintptr_t data);
+#define NGX_HTTP_ASANA_HOOK_VAR_STATUS     0
+#define NGX_HTTP_ASANA_HOOK_VAR_KEY        1
+#define NGX_HTTP_ASANA_HOOK_VAR_SECRET_ID  2
 
+
+static ngx_int_t ngx_http_asana_hook_variable(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_asana_hook_add_variables(ngx_conf_t *cf);
 static void *ngx_http_asana_hook_create_main_conf(ngx_conf_t *cf);
 static void *ngx_http_asana_hook_create_loc_conf(ngx_conf_t *cf);
@@ -185,84 +185,67 @@ ngx_str_t  ngx_http_asana_hook_words[] = {
 static ngx_http_variable_t  ngx_http_asana_hook_vars[] = {
 
     { ngx_string("asana_hook_status"), NULL,
-      ngx_http_asana_hook_status_variable, 0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+      ngx_http_asana_hook_variable,
+      NGX_HTTP_ASANA_HOOK_VAR_STATUS, NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
     { ngx_string("asana_hook_key"), NULL,
-      ngx_http_asana_hook_key_variable, 0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+      ngx_http_asana_hook_variable,
+      NGX_HTTP_ASANA_HOOK_VAR_KEY, NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
     { ngx_string("asana_hook_secret_id"), NULL,
-      ngx_http_asana_hook_secret_id_variable, 0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+      ngx_http_asana_hook_variable,
+      NGX_HTTP_ASANA_HOOK_VAR_SECRET_ID, NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
       ngx_http_null_variable
 };
 
 
 static ngx_int_t
-ngx_http_asana_hook_status_variable(ngx_http_request_t *r,
+ngx_http_asana_hook_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data)
 {
+    ngx_str_t                   value;
     ngx_http_asana_hook_ctx_t  *ctx;
+
+    ngx_str_null(&value);
 
     ctx = ngx_http_asana_hook_get_ctx(r->main);
 
-    if (ctx == NULL || ctx->status == NGX_HTTP_ASANA_HOOK_NONE) {
+    if (ctx == NULL) {
         v->not_found = 1;
         return NGX_OK;
     }
 
-    v->len = ngx_http_asana_hook_words[ctx->status].len;
-    v->data = ngx_http_asana_hook_words[ctx->status].data;
+    switch (data) {
 
-    if (!ctx->dry_run) {
-        v->len -= sizeof(NGX_HTTP_ASANA_HOOK_DRY_RUN) - 1;
+    case NGX_HTTP_ASANA_HOOK_VAR_STATUS:
+        value = ngx_http_asana_hook_words[ctx->status];
+
+        if (value.len && !ctx->dry_run) {
+            value.len -= sizeof(NGX_HTTP_ASANA_HOOK_DRY_RUN) - 1;
+        }
+
+        break;
+
+    case NGX_HTTP_ASANA_HOOK_VAR_KEY:
+        value = ctx->key;
+        break;
+
+    default: /* NGX_HTTP_ASANA_HOOK_VAR_SECRET_ID */
+
+        if (ctx->identified) {
+            value.len = sizeof(ctx->id);
+            value.data = ctx->id;
+        }
     }
 
-    v->valid = 1;
-    v->no_cacheable = 0;
-    v->not_found = 0;
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_http_asana_hook_key_variable(ngx_http_request_t *r,
-    ngx_http_variable_value_t *v, uintptr_t data)
-{
-    ngx_http_asana_hook_ctx_t  *ctx;
-
-    ctx = ngx_http_asana_hook_get_ctx(r->main);
-
-    if (ctx == NULL || ctx->create) {
+    if (value.data == NULL) {
         v->not_found = 1;
         return NGX_OK;
     }
 
-    v->len = ctx->key.len;
-    v->data = ctx->key.data;
-    v->valid = 1;
-    v->no_cacheable = 0;
-    v->not_found = 0;
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_http_asana_hook_secret_id_variable(ngx_http_request_t *r,
-    ngx_http_variable_value_t *v, uintptr_t data)
-{
-    ngx_http_asana_hook_ctx_t  *ctx;
-
-    ctx = ngx_http_asana_hook_get_ctx(r->main);
-
-    if (ctx == NULL || !ctx->identified) {
-        v->not_found = 1;
-        return NGX_OK;
-    }
-
-    v->len = 2 * NGX_HTTP_ASANA_HOOK_ID_LEN;
-    v->data = ctx->id;
+    v->len = value.len;
+    v->data = value.data;
     v->valid = 1;
     v->no_cacheable = 0;
     v->not_found = 0;
