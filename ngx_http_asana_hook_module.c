@@ -331,12 +331,6 @@ ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_asana_hook_loc_conf_t *prev = parent;
     ngx_http_asana_hook_loc_conf_t *conf = child;
 
-    if (conf->api) {
-
-        /* the operator's requests are no deliveries */
-        conf->shm_zone = NULL;
-    }
-
     ngx_conf_merge_ptr_value(conf->shm_zone, prev->shm_zone, NULL);
     ngx_conf_merge_ptr_value(conf->enroll, prev->enroll, NULL);
     ngx_conf_merge_uint_value(conf->status, prev->status, NGX_HTTP_FORBIDDEN);

@@ -59,7 +59,11 @@ ngx_http_asana_hook_handler(ngx_http_request_t *r)
 
     ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
 
-    if (ahcf->shm_zone == NULL) {
+    /* the operator's requests are no deliveries */
+
+    if (ahcf->shm_zone == NULL
+        || r->content_handler == ngx_http_asana_hook_api_handler)
+    {
         return NGX_DECLINED;
     }
 

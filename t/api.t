@@ -415,4 +415,94 @@ close $s;
 $t->secrecy(map { secret($_) } 1 .. 9);
 $t->end;
 
+# without any "asana_hook"
+
+$t = Receiver->new;
+my $conf = $t->conf;
+$conf =~ s/asana_hook hooks;/asana_hook_api hooks write=on;/;
+$conf =~ s/proxy_(pass|set_header) .*;//g;
+$t->run($conf);
+$r = $t->call('PUT', '/hooks?key=a', ['X-Hook-Secret: ' . secret(1)]);
+is $r->{status}, 201, 'an API and nothing else: PUT';
+is json($t->call('GET', '/'))->{store}{keys}, 1, 'GET /';
+$t->end;
+
+# configuration
+
+$t = Receiver->new(expect => qr/\[emerg\]/);
+my $start = $t->globals;
+my $http  = $t->globals_http
+    . "asana_hook_zone \$uri zone=hooks:1m state=$t->{dir}/state;";
+
+sub config {
+    my ($lines) = @_;
+    return $t->test_config("$start http { $http server { "
+            . "listen 127.0.0.1:$t->{port}; $lines } }");
+}
+
+for my $case (
+    ['an unknown zone', 'location /a { asana_hook_api nosuch; }',
+        '"asana_hook_api".*nosuch'],
+    ['an empty zone', 'location /a { asana_hook_api ""; }',
+        '"asana_hook_api".*empty'],
+    ['no zone', 'location /a { asana_hook_api; }', '"asana_hook_api"'],
+    ['three', 'location /a { asana_hook_api hooks write=on x; }',
+        '"asana_hook_api"'],
+    ['a bad parameter', 'location /a { asana_hook_api hooks write=yes; }',
+        '"asana_hook_api".*write=yes'],
+    ['another', 'location /a { asana_hook_api hooks read=on; }',
+        '"asana_hook_api".*read=on'],
+    ['a regular expression', 'location ~ /a { asana_hook_api hooks; }',
+        '"asana_hook_api".*location'],
+    ['a named location', 'location @a { asana_hook_api hooks; }',
+        '"asana_hook_api".*location'],
+    ['a server', 'asana_hook_api hooks;', '"asana_hook_api"'],
+    ['if', 'location /a { if ($arg_x) { asana_hook_api hooks; } }',
+        '"asana_hook_api"'],
+    ['twice', 'location /a { asana_hook_api hooks; asana_hook_api hooks; }',
+        '"asana_hook_api".*duplicate'],
+    ['dry_run', 'location /a { asana_hook_dry_run maybe; }',
+        '"asana_hook_dry_run"|maybe']
+    )
+{
+    my ($name, $lines, $pattern) = @$case;
+    my ($code, $text) = config($lines);
+    is $code, 1, "$name is refused";
+    like $text, qr/\[emerg\].*(?:$pattern)/, 'and says so';
+}
+for my $lines (
+    'location /a { asana_hook_api hooks; }',
+    'location = /a { asana_hook_api hooks write=off; }',
+    'location ^~ /a { asana_hook_api hooks write=on; }'
+    )
+{
+    my ($code, $text) = config($lines);
+    is $code, 0, $lines or diag $text;
+}
+$t->end;
+
+# what lies in or beside an API stays behind the hook
+
+my $inner = Receiver->new(
+    server => 'asana_hook hooks;
+        location /api { asana_hook_api hooks;
+            location /api/in { proxy_pass http://127.0.0.1:APP; }
+        }
+        location /both { asana_hook_api hooks;
+            proxy_pass http://127.0.0.1:APP; }
+        location /if { asana_hook_api hooks;
+            if ($arg_x) { proxy_pass http://127.0.0.1:APP; }
+        }'
+);
+$inner->{server} =~ s/APP/$inner->{app_port}/g;
+$inner->app->run;
+for my $uri ('/api/in', '/both', '/if?x=1') {
+    is $inner->call('POST', $uri, [], 'unsigned')->{status}, 403,
+        "an unsigned POST $uri";
+}
+is $inner->call('POST', $_, [], 'unsigned')->{status}, 405, "but $_"
+    for '/api', '/if';
+is scalar(my @seen = $inner->seen), 0, 'nothing arrives';
+$inner->end;
+
 done_testing;
