@@ -93,6 +93,7 @@ ngx_http_asana_hook_handler(ngx_http_request_t *r)
 
     } else if (ngx_http_asana_hook_bypass(r)) {
         ctx->status = NGX_HTTP_ASANA_HOOK_BYPASS;
+        ctx->counted = 1;
         ctx->rc = NGX_DECLINED;
         return NGX_DECLINED;
 
@@ -146,6 +147,12 @@ ngx_http_asana_hook_cleanup(void *data)
 
     if (ctx->op) {
         ctx->op->data = NULL;
+    }
+
+    /* its body or its client went away before there was a decision */
+
+    if (!ctx->counted) {
+        ngx_http_asana_hook_count(ctx);
     }
 
     ngx_http_asana_hook_set_wipe(&ctx->set);
@@ -542,6 +549,8 @@ ngx_http_asana_hook_count(ngx_http_asana_hook_ctx_t *ctx)
     ngx_http_asana_hook_counters_t  *counters;
 
     counters = ctx->zone->counters;
+
+    ctx->counted = 1;
 
     if (ctx->dry_run) {
         (void) ngx_atomic_fetch_add(&counters->dry_run[ctx->status], 1);
