@@ -497,6 +497,13 @@ ngx_http_asana_hook_pending(ngx_http_request_t *r,
 
     ctx->status = NGX_HTTP_ASANA_HOOK_PENDING;
 
+    if (heartbeat != NGX_OK) {
+        ngx_log_error(ahcf->log_level, r->connection->log, 0,
+                      "asana_hook: request rejected by zone \"%V\": its secret "
+                      "is not confirmed yet; confirm it by \"asana_hook_api\"",
+                      &ctx->zone->name);
+    }
+
     if (ahcf->dry_run) {
         ctx->dry_run = 1;
         return NGX_DECLINED;
@@ -506,11 +513,6 @@ ngx_http_asana_hook_pending(ngx_http_request_t *r,
         r->content_handler = ngx_http_asana_hook_answer;
         return NGX_OK;
     }
-
-    ngx_log_error(ahcf->log_level, r->connection->log, 0,
-                  "asana_hook: request rejected by zone \"%V\": its secret is "
-                  "not confirmed yet; confirm it by \"asana_hook_api\"",
-                  &ctx->zone->name);
 
     ngx_str_set(&value, NGX_HTTP_ASANA_HOOK_RETRY_AFTER);
 
