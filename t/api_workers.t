@@ -75,6 +75,23 @@ for my $n (1 .. 30) {
 is_deeply \%put, { 200 => 30 }, 'PUT: both workers verify at once';
 is_deeply \%delete, { 403 => 30 }, 'DELETE: neither worker does any more';
 
+# the same beside a secret of the key that stays
+
+put('/b', $secret);
+my $stays = delivery('/b', $secret, 'x');
+my %beside;
+for my $n (1 .. 10) {
+    my $request = delivery('/b', "$secret$n", 'x');
+    $beside{ 'before ' . statuses($stays) }++;
+    put('/b', "$secret$n");
+    $beside{ 'put ' . statuses($request) }++;
+    $beside{ 'beside ' . statuses($stays) }++;
+    api('DELETE', '/hooks?key=localhost/b&id=' . secret_id("$secret$n"));
+    $beside{ 'deleted ' . statuses($request) }++;
+}
+is_deeply \%beside, { 'before 200' => 10, 'put 200' => 10,
+    'beside 200' => 10, 'deleted 403' => 10 }, 'beside one that stays';
+
 # a delivery whose body is on its way when its secret is revoked
 
 put('/a', $secret);
