@@ -361,7 +361,8 @@ ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
 
 /*
  * A location is a receiver, a gateway or an API; what it says itself goes
- * before what it inherits.
+ * before what it inherits.  An API leaves what it inherits as it is, for
+ * another handler may stand beside it.
  */
 
 static ngx_int_t
@@ -379,11 +380,11 @@ ngx_http_asana_hook_role(ngx_conf_t *cf, ngx_http_asana_hook_loc_conf_t *conf)
         return NGX_ERROR;
     }
 
-    if (hook || conf->api) {
+    if (hook) {
         conf->gateway = NULL;
     }
 
-    if (gateway || conf->api) {
+    if (gateway) {
         conf->shm_zone = NULL;
     }
 

@@ -632,6 +632,7 @@ typedef struct {
     unsigned                       handshake:1;
     unsigned                       dry_run:1;    /* should be rejected */
     unsigned                       identified:1;
+    unsigned                       counted:1;
     u_char                         id[2 * NGX_HTTP_ASANA_HOOK_ID_LEN];
     u_char                         signature[NGX_HTTP_ASANA_HOOK_MAC_LEN];
     u_char                         buf[NGX_HTTP_ASANA_HOOK_SET_SIZE];

@@ -61,7 +61,11 @@ ngx_http_asana_hook_handler(ngx_http_request_t *r)
 
     ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
 
-    if (ahcf->shm_zone == NULL && ahcf->gateway == NULL) {
+    /* the operator's requests are no deliveries */
+
+    if ((ahcf->shm_zone == NULL && ahcf->gateway == NULL)
+        || r->content_handler == ngx_http_asana_hook_api_handler)
+    {
         return NGX_DECLINED;
     }
 
@@ -95,6 +99,7 @@ ngx_http_asana_hook_handler(ngx_http_request_t *r)
 
     } else if (ngx_http_asana_hook_bypass(r)) {
         ctx->status = NGX_HTTP_ASANA_HOOK_BYPASS;
+        ctx->counted = 1;
         ctx->rc = NGX_DECLINED;
         return NGX_DECLINED;
 
@@ -126,7 +131,10 @@ ngx_http_asana_hook_create_call(ngx_http_request_t *r,
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
+    /* most of its answers are none of our business */
+
     ctx->rc = NGX_DECLINED;
+    ctx->counted = 1;
 
     return NGX_DECLINED;
 }
@@ -170,6 +178,12 @@ ngx_http_asana_hook_cleanup(void *data)
 
     if (ctx->op) {
         ctx->op->data = NULL;
+    }
+
+    /* its body or its client went away before there was a decision */
+
+    if (!ctx->counted) {
+        ngx_http_asana_hook_count(ctx);
     }
 
     ngx_http_asana_hook_set_wipe(&ctx->set);
@@ -514,6 +528,13 @@ ngx_http_asana_hook_pending(ngx_http_request_t *r,
 
     ctx->status = NGX_HTTP_ASANA_HOOK_PENDING;
 
+    if (heartbeat != NGX_OK) {
+        ngx_log_error(ahcf->log_level, r->connection->log, 0,
+                      "asana_hook: request rejected by zone \"%V\": its secret "
+                      "is not confirmed yet; confirm it by \"asana_hook_api\"",
+                      &ctx->zone->name);
+    }
+
     if (ahcf->dry_run) {
         ctx->dry_run = 1;
         return NGX_DECLINED;
@@ -523,11 +544,6 @@ ngx_http_asana_hook_pending(ngx_http_request_t *r,
         r->content_handler = ngx_http_asana_hook_answer;
         return NGX_OK;
     }
-
-    ngx_log_error(ahcf->log_level, r->connection->log, 0,
-                  "asana_hook: request rejected by zone \"%V\": its secret is "
-                  "not confirmed yet; confirm it by \"asana_hook_api\"",
-                  &ctx->zone->name);
 
     ngx_str_set(&value, NGX_HTTP_ASANA_HOOK_RETRY_AFTER);
 
@@ -566,6 +582,8 @@ ngx_http_asana_hook_count(ngx_http_asana_hook_ctx_t *ctx)
     ngx_http_asana_hook_counters_t  *counters;
 
     counters = ctx->zone->counters;
+
+    ctx->counted = 1;
 
     if (ctx->create) {
         (void) ngx_atomic_fetch_add(&counters->creates[ctx->status], 1);

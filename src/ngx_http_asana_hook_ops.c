@@ -434,8 +434,14 @@ ngx_http_asana_hook_op_remove(ngx_http_asana_hook_records_t *recs,
                                              op->all ? NULL : op->id, &rec);
 
         if (err == 0) {
+
+            /* one that is past "pending" is none, but goes as well */
+
+            if (!rec.pending || op->now - rec.created < op->pending) {
+                op->rc = NGX_OK;
+            }
+
             err = ngx_http_asana_hook_record_del(recs, cursor, key, &rec);
-            op->rc = NGX_OK;
         }
 
     } while (err == 0 && op->all);
