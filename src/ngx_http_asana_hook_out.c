@@ -13,6 +13,7 @@
 
 static void ngx_http_asana_hook_out_time(ngx_http_asana_hook_out_t *out,
     const char *name, time_t t);
+static size_t ngx_http_asana_hook_out_utf8(u_char *p, u_char *last);
 static ngx_buf_t *ngx_http_asana_hook_out_buf(ngx_http_asana_hook_out_t *out,
     size_t size);
 
@@ -128,30 +129,75 @@ ngx_http_asana_hook_out_time(ngx_http_asana_hook_out_t *out, const char *name,
 void
 ngx_http_asana_hook_out_json(ngx_http_asana_hook_out_t *out, ngx_str_t *text)
 {
-    u_char    *p, *next, *last;
-    uint32_t   ch;
+    u_char  *p, *last;
+    size_t   n;
 
     last = text->data + text->len;
 
-    for (p = text->data; p < last; p = next) {
+    for (p = text->data; p < last; p += n) {
 
-        next = p;
-        ch = ngx_utf8_decode(&next, last - p);
+        n = ngx_http_asana_hook_out_utf8(p, last);
 
-        if (ch > 0x10ffff || (ch >= 0xd800 && ch <= 0xdfff)) {
-            next = p + 1;
+        if (n == 0) {
+            n = 1;
             ngx_http_asana_hook_out(out, "\\ufffd");
 
-        } else if (ch < ' ' || ch == 0x7f) {
-            ngx_http_asana_hook_out(out, "\\u%04xD", ch);
+        } else if (*p < ' ' || *p == 0x7f) {
+            ngx_http_asana_hook_out(out, "\\u%04xd", (int) *p);
 
-        } else if (ch == '"' || ch == '\\') {
-            ngx_http_asana_hook_out(out, "\\%c", ch);
+        } else if (*p == '"' || *p == '\\') {
+            ngx_http_asana_hook_out(out, "\\%c", *p);
 
         } else {
-            ngx_http_asana_hook_out(out, "%*s", (size_t) (next - p), p);
+            ngx_http_asana_hook_out(out, "%*s", n, p);
         }
     }
+}
+
+
+/*
+ * The length of the character at p (RFC 3629, 4), 0 if it is none:
+ * ngx_utf8_decode() knows no ASCII, and lets pass what is malformed.
+ */
+
+static size_t
+ngx_http_asana_hook_out_utf8(u_char *p, u_char *last)
+{
+    u_char  c, low, high;
+    size_t  i, n;
+
+    c = *p;
+
+    if (c < 0x80) {
+        return 1;
+    }
+
+    if (c < 0xc2 || c > 0xf4) {
+        return 0;
+    }
+
+    n = (c < 0xe0) ? 2 : (c < 0xf0) ? 3 : 4;
+
+    if ((size_t) (last - p) < n) {
+        return 0;
+    }
+
+    /* neither overlong, nor surrogates, nor above U+10FFFF */
+
+    low = (c == 0xe0) ? 0xa0 : (c == 0xf0) ? 0x90 : 0x80;
+    high = (c == 0xed) ? 0x9f : (c == 0xf4) ? 0x8f : 0xbf;
+
+    for (i = 1; i < n; i++) {
+
+        if (p[i] < low || p[i] > high) {
+            return 0;
+        }
+
+        low = 0x80;
+        high = 0xbf;
+    }
+
+    return n;
 }
 
 
