@@ -5,6 +5,7 @@
 # make asan             build/asan/nginx-asana-hook, with sanitizers
 # make test             all tests
 # make test-asan        all tests with the sanitizers
+# make fuzz SECONDS=60  each target of fuzz/ for so long
 # make lint             shellcheck and perlcritic
 # make bench            the cost of a verified delivery
 # make install          into the modules directory of nginx, below DESTDIR
@@ -40,7 +41,7 @@ OPTIONS = --with-compat --with-debug --with-threads --with-http_ssl_module \
 	--with-http_v2_module --with-http_realip_module \
 	--with-http_auth_request_module
 
-.PHONY: all static asan test test-asan lint bench install clean
+.PHONY: all static asan test test-asan fuzz lint bench install clean
 
 all: $(SO)
 
@@ -91,6 +92,9 @@ test-asan: asan
 	TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx-asana-hook \
 	ASANA_HOOK_STATIC=1 ASAN_OPTIONS=$(ASAN_OPTIONS) \
 	UBSAN_OPTIONS=print_stacktrace=1 t/run
+
+fuzz: asan
+	$(MAKE) -s -f fuzz/Makefile
 
 lint:
 	t/lint
