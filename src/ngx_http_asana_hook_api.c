@@ -131,7 +131,7 @@ ngx_http_asana_hook_api_handler(ngx_http_request_t *r)
 
     rc = ngx_http_asana_hook_api_method(r, hooks && ahcf->api_write);
 
-    if (rc != NGX_OK) {
+    if (rc != NGX_DECLINED) {
         return rc;
     }
 
@@ -149,6 +149,8 @@ ngx_http_asana_hook_api_handler(ngx_http_request_t *r)
 }
 
 
+/* NGX_DECLINED: the call goes on, all else is what its answer returned */
+
 static ngx_int_t
 ngx_http_asana_hook_api_method(ngx_http_request_t *r, ngx_uint_t write)
 {
@@ -162,7 +164,7 @@ ngx_http_asana_hook_api_method(ngx_http_request_t *r, ngx_uint_t write)
                                                  "a body has no meaning here");
         }
 
-        return NGX_OK;
+        return NGX_DECLINED;
     }
 
     if (write) {
