@@ -5,7 +5,7 @@
 # make asan             build/asan/nginx-asana-hook, with sanitizers
 # make test             all tests
 # make test-asan        all tests with the sanitizers
-# make fuzz SECONDS=60  each target of fuzz/ for so long
+# make fuzz SECONDS=60  each target of fuzz/, and whole requests, for so long
 # make lint             shellcheck and perlcritic
 # make bench            the cost of a verified delivery
 # make install          into the modules directory of nginx, below DESTDIR
@@ -28,6 +28,12 @@ ASAN = -fsanitize=address,undefined \
 	-fno-sanitize=alignment,pointer-overflow,nonnull-attribute
 # nginx leaves what its cycle holds to the end of the process
 ASAN_OPTIONS = detect_leaks=0:detect_odr_violation=0
+SANITIZED = ASANA_HOOK_STATIC=1 ASAN_OPTIONS=$(ASAN_OPTIONS) \
+	UBSAN_OPTIONS=print_stacktrace=1
+
+# of fuzzing, each target
+SECONDS ?= 60
+SEED ?= 1
 
 # nginx-dev has the headers alone
 ifeq ($(wildcard $(NGINX_SRC)/src/core/nginx.c),)
@@ -89,12 +95,13 @@ test: all
 	t/run
 
 test-asan: asan
-	TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx-asana-hook \
-	ASANA_HOOK_STATIC=1 ASAN_OPTIONS=$(ASAN_OPTIONS) \
-	UBSAN_OPTIONS=print_stacktrace=1 t/run
+	$(SANITIZED) TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx-asana-hook \
+	t/run
 
 fuzz: asan
-	$(MAKE) -s -f fuzz/Makefile
+	$(MAKE) -s -f fuzz/Makefile SECONDS=$(SECONDS) SEED=$(SEED)
+	$(SANITIZED) TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx-asana-hook \
+	fuzz/requests --seconds $(SECONDS) --seed $(SEED)
 
 lint:
 	t/lint
