@@ -6,6 +6,7 @@
 # make test             all tests
 # make test-asan        all tests with the sanitizers
 # make matrix           all tests with other nginx, compilers, kinds of module
+# make fuzz SECONDS=60  each target of fuzz/, and whole requests, for so long
 # make lint             shellcheck and perlcritic
 # make bench            the cost of a verified delivery
 # make deb              build/deb/libnginx-mod-http-asana-hook_*.deb
@@ -29,6 +30,12 @@ ASAN = -fsanitize=address,undefined \
 	-fno-sanitize=alignment,pointer-overflow,nonnull-attribute
 # nginx leaves what its cycle holds to the end of the process
 ASAN_OPTIONS = detect_leaks=0:detect_odr_violation=0
+SANITIZED = ASANA_HOOK_STATIC=1 ASAN_OPTIONS=$(ASAN_OPTIONS) \
+	UBSAN_OPTIONS=print_stacktrace=1
+
+# of fuzzing, each target
+SECONDS ?= 60
+SEED ?= 1
 
 # nginx-dev has the headers alone
 ifeq ($(wildcard $(NGINX_SRC)/src/core/nginx.c),)
@@ -42,8 +49,8 @@ OPTIONS = --with-compat --with-debug --with-threads --with-http_ssl_module \
 	--with-http_v2_module --with-http_realip_module \
 	--with-http_auth_request_module
 
-.PHONY: all static asan test test-asan matrix lint bench \
-	deb install clean
+.PHONY: all static asan test test-asan fuzz matrix lint bench deb install \
+	clean
 
 all: $(SO)
 
@@ -91,9 +98,13 @@ test: all
 	t/run
 
 test-asan: asan
-	TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx-asana-hook \
-	ASANA_HOOK_STATIC=1 ASAN_OPTIONS=$(ASAN_OPTIONS) \
-	UBSAN_OPTIONS=print_stacktrace=1 t/run
+	$(SANITIZED) TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx-asana-hook \
+	t/run
+
+fuzz: asan
+	$(MAKE) -s -f fuzz/Makefile SECONDS=$(SECONDS) SEED=$(SEED)
+	$(SANITIZED) TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx-asana-hook \
+	fuzz/requests --seconds $(SECONDS) --seed $(SEED)
 
 matrix:
 	tools/matrix

@@ -30,6 +30,7 @@ typedef struct {
     ngx_str_t                       value[NGX_HTTP_ASANA_HOOK_ARGS];
     ngx_uint_t                      given;      /* a bit for each */
     ngx_int_t                       limit;
+    ngx_uint_t                      status;     /* of an error */
     u_char                          id[NGX_HTTP_ASANA_HOOK_ID_LEN];
 } ngx_http_asana_hook_args_t;
 
@@ -218,7 +219,7 @@ ngx_http_asana_hook_api_hooks(ngx_http_request_t *r,
     error = ngx_http_asana_hook_api_args(r, allowed, &args);
 
     if (error) {
-        return ngx_http_asana_hook_api_error(r, NGX_HTTP_BAD_REQUEST, error);
+        return ngx_http_asana_hook_api_error(r, args.status, error);
     }
 
     if (r->method & (NGX_HTTP_PUT|NGX_HTTP_DELETE)) {
@@ -603,6 +604,7 @@ ngx_http_asana_hook_api_args(ngx_http_request_t *r, ngx_uint_t allowed,
     ngx_memzero(args, sizeof(ngx_http_asana_hook_args_t));
 
     args->limit = NGX_HTTP_ASANA_HOOK_LIMIT;
+    args->status = NGX_HTTP_BAD_REQUEST;
 
     if (r->args.len == 0) {
         return NULL;
@@ -634,6 +636,7 @@ ngx_http_asana_hook_api_arg(ngx_http_request_t *r, ngx_uint_t allowed,
     u_char *p, u_char *last, ngx_http_asana_hook_args_t *args)
 {
     u_char      *eq;
+    ngx_int_t    rc;
     ngx_str_t   *name;
     ngx_uint_t   i;
 
@@ -665,14 +668,15 @@ ngx_http_asana_hook_api_arg(ngx_http_request_t *r, ngx_uint_t allowed,
 
     args->given |= 1 << i;
 
-    if (ngx_http_asana_hook_api_unescape(r->pool, eq + 1, last,
-                                         &args->value[i])
-        != NGX_OK)
-    {
-        return "bad percent-encoding";
+    rc = ngx_http_asana_hook_api_unescape(r->pool, eq + 1, last,
+                                          &args->value[i]);
+
+    if (rc == NGX_ERROR) {
+        args->status = NGX_HTTP_INTERNAL_SERVER_ERROR;
+        return "no memory";
     }
 
-    return NULL;
+    return (rc == NGX_OK) ? NULL : "bad percent-encoding";
 }
 
 
@@ -729,6 +733,8 @@ ngx_http_asana_hook_api_values(ngx_http_asana_hook_args_t *args)
 }
 
 
+/* NGX_DECLINED: the text is wrong */
+
 static ngx_int_t
 ngx_http_asana_hook_api_unescape(ngx_pool_t *pool, u_char *p, u_char *last,
     ngx_str_t *value)
@@ -751,13 +757,13 @@ ngx_http_asana_hook_api_unescape(ngx_pool_t *pool, u_char *p, u_char *last,
         }
 
         if (last - p < 3) {
-            return NGX_ERROR;
+            return NGX_DECLINED;
         }
 
         n = ngx_hextoi(p + 1, 2);
 
         if (n == NGX_ERROR) {
-            return NGX_ERROR;
+            return NGX_DECLINED;
         }
 
         *dst++ = (u_char) n;

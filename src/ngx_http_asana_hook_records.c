@@ -38,6 +38,9 @@
 /* how many of the latest secrets are looked through for one */
 #define NGX_HTTP_ASANA_HOOK_RECENT  1024
 
+/* 9999-12-31T23:59:59Z: no time is later */
+#define NGX_HTTP_ASANA_HOOK_MAX_TIME  253402300799ULL
+
 /* created and id before the key */
 #define NGX_HTTP_ASANA_HOOK_BY_AGE  16
 
@@ -272,7 +275,8 @@ int
 ngx_http_asana_hook_record_parse(MDB_val *val,
     ngx_http_asana_hook_record_t *rec)
 {
-    u_char  *p;
+    u_char    *p;
+    uint64_t   created, verified;
 
     p = val->mv_data;
 
@@ -283,9 +287,20 @@ ngx_http_asana_hook_record_parse(MDB_val *val,
         return MDB_CORRUPTED;
     }
 
+    created = ngx_http_asana_hook_get64(p + 8);
+    verified = ngx_http_asana_hook_get64(p + 16);
+
+    /* ages are differences of times, which are not to overflow */
+
+    if (created > NGX_HTTP_ASANA_HOOK_MAX_TIME
+        || verified > NGX_HTTP_ASANA_HOOK_MAX_TIME)
+    {
+        return MDB_CORRUPTED;
+    }
+
     rec->id = p;
-    rec->created = (time_t) ngx_http_asana_hook_get64(p + 8);
-    rec->verified = (time_t) ngx_http_asana_hook_get64(p + 16);
+    rec->created = (time_t) created;
+    rec->verified = (time_t) verified;
     rec->pending = p[24];
     rec->len = p[25];
     rec->secret = p + NGX_HTTP_ASANA_HOOK_RECORD;
