@@ -262,25 +262,36 @@ ngx_http_asana_hook_secret_id(u_char *secret, size_t len, u_char *id)
 }
 
 
+/* the value of a character that is a hex digit */
+
+#define ngx_http_asana_hook_hex(ch)  (((ch) & 0xf) + 9 * ((ch) >> 6))
+
+
 ngx_int_t
 ngx_http_asana_hook_signature_parse(ngx_str_t *value, u_char *mac)
 {
-    ngx_int_t   n;
-    ngx_uint_t  i;
+    u_char      *p, bad;
+    ngx_uint_t   i;
 
     if (value->len != 2 * NGX_HTTP_ASANA_HOOK_MAC_LEN) {
         return NGX_DECLINED;
     }
 
+    bad = 0;
+    p = value->data;
+
+    for (i = 0; i < 2 * NGX_HTTP_ASANA_HOOK_MAC_LEN; i++) {
+        bad |= ((u_char) (p[i] - '0') > 9)
+               & ((u_char) ((p[i] | 0x20) - 'a') > 5);
+    }
+
+    if (bad) {
+        return NGX_DECLINED;
+    }
+
     for (i = 0; i < NGX_HTTP_ASANA_HOOK_MAC_LEN; i++) {
-
-        n = ngx_hextoi(&value->data[2 * i], 2);
-
-        if (n == NGX_ERROR) {
-            return NGX_DECLINED;
-        }
-
-        mac[i] = (u_char) n;
+        mac[i] = (u_char) (ngx_http_asana_hook_hex(p[2 * i]) << 4
+                           | ngx_http_asana_hook_hex(p[2 * i + 1]));
     }
 
     return NGX_OK;
