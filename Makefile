@@ -6,7 +6,7 @@
 # make test             all tests
 # make test-asan        all tests with the sanitizers
 # make lint             shellcheck and perlcritic
-# make bench            the cost of a verified delivery
+# make bench            what deliveries and handshakes cost: docs/performance.md
 # make install          into the modules directory of nginx, below DESTDIR
 # make clean
 
@@ -96,7 +96,7 @@ lint:
 	t/lint
 
 bench: all
-	bench/event
+	bench/report
 
 install: all
 	install -d "$(DESTDIR)$$(tools/modules-path $(NGINX))"
