@@ -8,7 +8,7 @@
 # make matrix           all tests with other nginx, compilers, kinds of module
 # make fuzz SECONDS=60  each target of fuzz/, and whole requests, for so long
 # make lint             shellcheck and perlcritic
-# make bench            the cost of a verified delivery
+# make bench            what deliveries and handshakes cost: docs/performance.md
 # make deb              build/deb/libnginx-mod-http-asana-hook_*.deb
 # make install          into the modules directory of nginx, below DESTDIR
 # make clean
@@ -113,7 +113,7 @@ lint:
 	t/lint
 
 bench: all
-	bench/event
+	bench/report
 
 # of a copy, as the packager's tools write into the tree and beside it
 deb:

@@ -12,8 +12,7 @@
 static ngx_int_t ngx_http_asana_hook_enroll_policy(ngx_http_request_t *r,
     ngx_http_asana_hook_policy_e *policy);
 static ngx_int_t ngx_http_asana_hook_enroll(ngx_http_request_t *r,
-    ngx_http_asana_hook_ctx_t *ctx, u_char *id,
-    ngx_http_asana_hook_policy_e policy);
+    ngx_http_asana_hook_ctx_t *ctx, ngx_http_asana_hook_policy_e policy);
 static void ngx_http_asana_hook_enroll_handler(ngx_http_asana_hook_op_t *op);
 static ngx_uint_t ngx_http_asana_hook_active(ngx_http_asana_hook_ctx_t *ctx);
 static ngx_int_t ngx_http_asana_hook_enrolled(ngx_http_request_t *r,
@@ -35,7 +34,6 @@ ngx_int_t
 ngx_http_asana_hook_handshake(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx, ngx_http_asana_hook_headers_t *h)
 {
-    u_char                         id[NGX_HTTP_ASANA_HOOK_ID_LEN];
     const char                    *reason;
     ngx_int_t                      rc;
     ngx_uint_t                     i;
@@ -71,12 +69,6 @@ ngx_http_asana_hook_handshake(ngx_http_request_t *r,
     ctx->secret = h->secret;
     ctx->hash = ngx_crc32_short(ctx->key.data, ctx->key.len);
 
-    if (ngx_http_asana_hook_secret_id(h->secret.data, h->secret.len, id)
-        != NGX_OK)
-    {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
     if (ngx_http_asana_hook_enroll_policy(r, &policy) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
@@ -100,14 +92,14 @@ ngx_http_asana_hook_handshake(ngx_http_request_t *r,
                 || (policy != NGX_HTTP_ASANA_HOOK_FIRST
                     && policy != NGX_HTTP_ASANA_HOOK_OPEN)))
         {
-            ngx_http_asana_hook_identify(ctx, id);
+            ngx_http_asana_hook_identify(ctx, s->id);
             return ngx_http_asana_hook_enrolled(r, ctx, policy, NGX_OK);
         }
 
         s = ngx_http_asana_hook_secret_next(s);
     }
 
-    return ngx_http_asana_hook_enroll(r, ctx, id, policy);
+    return ngx_http_asana_hook_enroll(r, ctx, policy);
 }
 
 
@@ -186,9 +178,9 @@ ngx_http_asana_hook_enroll_policy(ngx_http_request_t *r,
 
 static ngx_int_t
 ngx_http_asana_hook_enroll(ngx_http_request_t *r,
-    ngx_http_asana_hook_ctx_t *ctx, u_char *id,
-    ngx_http_asana_hook_policy_e policy)
+    ngx_http_asana_hook_ctx_t *ctx, ngx_http_asana_hook_policy_e policy)
 {
+    u_char                     id[NGX_HTTP_ASANA_HOOK_ID_LEN];
     ngx_int_t                  rc;
     ngx_http_asana_hook_op_t  *op;
 
@@ -201,6 +193,12 @@ ngx_http_asana_hook_enroll(ngx_http_request_t *r,
             && !ngx_http_asana_hook_zone_creating(ctx->zone)))
     {
         return ngx_http_asana_hook_enrolled(r, ctx, policy, NGX_DECLINED);
+    }
+
+    if (ngx_http_asana_hook_secret_id(ctx->secret.data, ctx->secret.len, id)
+        != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     op = ngx_http_asana_hook_zone_op(ctx->zone, NGX_HTTP_ASANA_HOOK_ENROLL,
