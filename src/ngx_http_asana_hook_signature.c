@@ -6,18 +6,16 @@
 
 #include "ngx_http_asana_hook.h"
 
+#include <openssl/core_names.h>
 #include <openssl/evp.h>
 
 
 #define NGX_HTTP_ASANA_HOOK_READ_SIZE  32768
 
-/* of SHA-256 */
-#define NGX_HTTP_ASANA_HOOK_BLOCK      64
-
 
 struct ngx_http_asana_hook_hmac_s {
-    EVP_MD                        *md;
-    EVP_MD_CTX                    *ctx;
+    EVP_MAC                       *mac;
+    EVP_MAC_CTX                   *ctx;
 };
 
 
@@ -46,6 +44,7 @@ static u_char  ngx_http_asana_hook_empty[] = " { \"events\" : [ ] } ";
 ngx_http_asana_hook_hmac_t *
 ngx_http_asana_hook_hmac_create(ngx_pool_t *pool, ngx_log_t *log)
 {
+    OSSL_PARAM                   params[2];
     ngx_pool_cleanup_t          *cln;
     ngx_http_asana_hook_hmac_t  *hmac;
 
@@ -59,15 +58,19 @@ ngx_http_asana_hook_hmac_create(ngx_pool_t *pool, ngx_log_t *log)
 
     cln->handler = ngx_http_asana_hook_hmac_cleanup;
 
-    hmac->md = EVP_MD_fetch(NULL, "SHA256", NULL);
+    params[0] = OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST,
+                                                 (char *) "SHA256", 0);
+    params[1] = OSSL_PARAM_construct_end();
 
-    if (hmac->md) {
-        hmac->ctx = EVP_MD_CTX_new();
+    hmac->mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
+
+    if (hmac->mac) {
+        hmac->ctx = EVP_MAC_CTX_new(hmac->mac);
     }
 
-    if (hmac->ctx == NULL) {
+    if (hmac->ctx == NULL || !EVP_MAC_CTX_set_params(hmac->ctx, params)) {
         ngx_log_error(NGX_LOG_CRIT, log, 0,
-                      "asana_hook: OpenSSL has no SHA-256");
+                      "asana_hook: OpenSSL has no HMAC-SHA256");
         return NULL;
     }
 
@@ -80,86 +83,51 @@ ngx_http_asana_hook_hmac_cleanup(void *data)
 {
     ngx_http_asana_hook_hmac_t  *hmac = data;
 
-    EVP_MD_CTX_free(hmac->ctx);
-    EVP_MD_free(hmac->md);
+    EVP_MAC_CTX_free(hmac->ctx);
+    EVP_MAC_free(hmac->mac);
 }
 
-
-/*
- * HMAC of RFC 2104 over the digest: EVP_MAC allocates, copies and looks up
- * parameters for longer than SHA-256 needs for an event, and it keeps the
- * last key.  Here nothing but the result is left in the context.
- */
 
 ngx_int_t
 ngx_http_asana_hook_hmac(ngx_http_asana_hook_hmac_t *hmac, u_char *secret,
     size_t len, ngx_chain_t *body, ngx_pool_t *pool, u_char *mac)
 {
-    u_char      pad[NGX_HTTP_ASANA_HOOK_BLOCK];
-    ngx_int_t   rc;
-    ngx_uint_t  i;
+    size_t  size;
 
-    rc = NGX_ERROR;
+    if (!EVP_MAC_init(hmac->ctx, secret, len, NULL)) {
+        goto failed;
+    }
 
-    ngx_memzero(pad, NGX_HTTP_ASANA_HOOK_BLOCK);
-
-    if (len <= NGX_HTTP_ASANA_HOOK_BLOCK) {
-        ngx_memcpy(pad, secret, len);
-
-    } else if (!EVP_DigestInit_ex2(hmac->ctx, hmac->md, NULL)
-               || !EVP_DigestUpdate(hmac->ctx, secret, len)
-               || !EVP_DigestFinal_ex(hmac->ctx, pad, NULL))
+    if (ngx_http_asana_hook_walk(body, pool, ngx_http_asana_hook_hmac_piece,
+                                 hmac->ctx)
+        != NGX_OK)
     {
         goto failed;
     }
 
-    for (i = 0; i < NGX_HTTP_ASANA_HOOK_BLOCK; i++) {
-        pad[i] ^= 0x36;
-    }
-
-    if (!EVP_DigestInit_ex2(hmac->ctx, hmac->md, NULL)
-        || !EVP_DigestUpdate(hmac->ctx, pad, NGX_HTTP_ASANA_HOOK_BLOCK)
-        || ngx_http_asana_hook_walk(body, pool, ngx_http_asana_hook_hmac_piece,
-                                    hmac->ctx)
-           != NGX_OK
-        || !EVP_DigestFinal_ex(hmac->ctx, mac, NULL))
+    if (!EVP_MAC_final(hmac->ctx, mac, &size, NGX_HTTP_ASANA_HOOK_MAC_LEN)
+        || size != NGX_HTTP_ASANA_HOOK_MAC_LEN)
     {
         goto failed;
     }
 
-    for (i = 0; i < NGX_HTTP_ASANA_HOOK_BLOCK; i++) {
-        pad[i] ^= 0x36 ^ 0x5c;
-    }
-
-    if (!EVP_DigestInit_ex2(hmac->ctx, hmac->md, NULL)
-        || !EVP_DigestUpdate(hmac->ctx, pad, NGX_HTTP_ASANA_HOOK_BLOCK)
-        || !EVP_DigestUpdate(hmac->ctx, mac, NGX_HTTP_ASANA_HOOK_MAC_LEN)
-        || !EVP_DigestFinal_ex(hmac->ctx, mac, NULL))
-    {
-        goto failed;
-    }
-
-    rc = NGX_OK;
+    return NGX_OK;
 
 failed:
 
-    ngx_explicit_memzero(pad, NGX_HTTP_ASANA_HOOK_BLOCK);
+    ngx_log_error(NGX_LOG_CRIT, pool->log, 0,
+                  "asana_hook: computing the HMAC of the body failed");
 
-    if (rc != NGX_OK) {
-        ngx_log_error(NGX_LOG_CRIT, pool->log, 0,
-                      "asana_hook: computing the HMAC of the body failed");
-    }
-
-    return rc;
+    return NGX_ERROR;
 }
 
 
 static ngx_int_t
 ngx_http_asana_hook_hmac_piece(void *data, u_char *p, size_t len)
 {
-    EVP_MD_CTX *ctx = data;
+    EVP_MAC_CTX *ctx = data;
 
-    return EVP_DigestUpdate(ctx, p, len) ? NGX_OK : NGX_ERROR;
+    return EVP_MAC_update(ctx, p, len) ? NGX_OK : NGX_ERROR;
 }
 
 
