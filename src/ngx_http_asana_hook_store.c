@@ -623,10 +623,30 @@ ngx_int_t
 ngx_http_asana_hook_store_post(ngx_http_asana_hook_store_t *store,
     ngx_http_asana_hook_op_t *op)
 {
+    ngx_int_t  rc;
+
     if (store->failed == ngx_time()
         || ngx_http_asana_hook_store_open(store, ngx_cycle->log) != NGX_OK)
     {
         return NGX_OK;
+    }
+
+    /*
+     * While a thread writes, the databases cannot be opened for look-ups:
+     * a worker that knew its secrets from the zone alone has not done so yet
+     */
+
+    if (!store->opened && !store->group.busy) {
+
+        rc = ngx_http_asana_hook_store_read(store, ngx_cycle->log);
+
+        if (rc == NGX_ERROR) {
+            return NGX_OK;
+        }
+
+        if (rc == NGX_OK) {
+            mdb_txn_reset(store->read);
+        }
     }
 
     return ngx_http_asana_hook_group_post(&store->group, op);
