@@ -90,7 +90,9 @@ ngx_http_asana_hook_handshake(ngx_http_request_t *r,
             && CRYPTO_memcmp(s->data, h->secret.data, s->len) == 0
             && (!s->pending
                 || (policy != NGX_HTTP_ASANA_HOOK_FIRST
-                    && policy != NGX_HTTP_ASANA_HOOK_OPEN)))
+                    && policy != NGX_HTTP_ASANA_HOOK_OPEN)
+                || (policy == NGX_HTTP_ASANA_HOOK_FIRST
+                    && ngx_http_asana_hook_active(ctx))))
         {
             ngx_http_asana_hook_identify(ctx, s->id);
             return ngx_http_asana_hook_enrolled(r, ctx, policy, NGX_OK);

@@ -189,6 +189,14 @@ ngx_http_asana_hook_op_enroll(ngx_http_asana_hook_records_t *recs,
     err = ngx_http_asana_hook_op_decide(recs, cursor, key, op, &sv);
 
     if (err || op->rc != NGX_OK) {
+
+        if (sv.is_held) {
+
+            /* what is held is acknowledged, and stays as it is */
+
+            op->rc = NGX_OK;
+        }
+
         return err;
     }
 

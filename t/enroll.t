@@ -102,6 +102,10 @@ for my $value ('', 'FIRST', 'firs', 'firstt', 'confirmed', 'register') {
 like $t->slurp('error.log'), qr/"asana_hook_enroll" has the unknown value/,
     'and logged';
 is $t->handshake('/a?p=open', secret(1))->{status}, 200, 'open';
+is $t->handshake('/a?p=confirm', secret(2))->{status}, 200, 'a pending one';
+is $t->handshake('/a?p=first', secret(2))->{status}, 200,
+    'which is held is acknowledged under "first" too';
+is $t->deliver('/a', secret(2), 'x')->{status}, 503, 'and stays pending';
 $t->end;
 
 # of racing handshakes exactly one is echoed
