@@ -247,8 +247,9 @@ sub cpu {
     for my $pid (@{ $side->{pids} }, @{ $side->{extra} }) {
         for my $file (glob "/proc/$pid/task/*/schedstat") {
             open my $fh, '<', $file or next;
-            $sum += (split ' ', <$fh>)[0];
+            my $line = <$fh>;
             close $fh;
+            $sum += (split ' ', $line)[0] if $line;
         }
     }
     return $sum;
@@ -307,6 +308,7 @@ sub compare {
         high  => quantile(0.75, @ratios),
         one   => quantile(0.5,  @one) / 1000,
         two   => quantile(0.5,  @two) / 1000,
+        floor => quantile(0.2,  @two) / quantile(0.2, @one),
         rates => quantile(0.5,  @rates),
         rate  => quantile(0.5,  @rate),
         n     => scalar @ratios,
