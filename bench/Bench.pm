@@ -300,8 +300,7 @@ sub compare {
         push @one,    $o[0];
         push @two,    $w[0];
     }
-    die "$one->{name} : $two->{name}: every round had a wrong answer\n"
-        if !@ratios;
+    return if !@ratios;
     return {
         ratio => quantile(0.5,  @ratios),
         low   => quantile(0.25, @ratios),
@@ -357,6 +356,10 @@ sub show {
     $label ||= "$one->{name} : $two->{name}";
     local $| = 1;
     my $c = compare($one, $two);
+    if (!$c) {
+        printf "%-26s every round had a wrong answer, or none\n", $label;
+        return;
+    }
     my $outcome = goal($c, $goal);
     printf "%-26s %9.2f %9.2f %7.3f %6.3f-%.3f %9.0f %9.3f %6d %3d%s\n",
         $label, @$c{qw(one two ratio low high rate rates n bad)},
@@ -373,7 +376,7 @@ sub show {
 
 sub self_check {
     my ($one, $again) = @_;
-    my $c = show($one, $again, undef, "$one->{name} : itself");
+    my $c = show($one, $again, undef, "$one->{name} : itself") or return;
     if ($c->{ratio} < 0.99 || $c->{ratio} > 1.01) {
         printf "%-26s outside 0.99 .. 1.01: the machine is too noisy now,\n"
             . "%-26s this table is worth as much as that\n", '', '';
