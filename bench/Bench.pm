@@ -256,13 +256,14 @@ sub cpu {
 }
 
 # Nanoseconds of CPU for a request and requests a second, or nothing.  wrk
-# counts whole seconds, so it is stopped from outside.
+# counts whole seconds, so it is stopped from outside; a signal that comes
+# before it is ready is lost, and then it stops by itself.
 
 sub measure {
     my ($side) = @_;
     my $before = cpu($side);
     my $pid = open my $out, '-|', 'wrk', '-t1', "-c$opt{connections}",
-        '-d60', '-s', $side->{script},
+        '-d' . int($opt{seconds} + 3), '-s', $side->{script},
         "http://127.0.0.1:$side->{nginx}{port}$side->{uri}"
         or die $!;
     usleep($opt{seconds} * 1e6);
