@@ -5,6 +5,8 @@
 # make asan             build/asan/nginx-asana-hook, with sanitizers
 # make test             all tests
 # make test-asan        all tests with the sanitizers
+# make test-wrap        the same with each call of the module watched: calls
+#                       that fail (t/alloc.t), and the zone's lock
 # make fuzz SECONDS=60  each target of fuzz/, and whole requests, for so long
 # make lint             shellcheck and perlcritic
 # make bench            the cost of a verified delivery
@@ -47,7 +49,8 @@ OPTIONS = --with-compat --with-debug --with-threads --with-http_ssl_module \
 	--with-http_v2_module --with-http_realip_module \
 	--with-http_auth_request_module
 
-.PHONY: all static asan test test-asan fuzz lint bench install clean
+.PHONY: all static asan test test-asan wrap test-wrap fuzz \
+	lint bench install clean
 
 all: $(SO)
 
@@ -96,7 +99,22 @@ test: all
 
 test-asan: asan
 	$(SANITIZED) TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx-asana-hook \
-	t/run
+	t/run $(TESTS)
+
+wrap: build/wrap/nginx-asana-hook
+
+build/wrap/nginx-asana-hook: asan t/lib/wrap.c tools/wrap tools/nginx-flags
+	tools/wrap build/asan/nginx build/wrap $(CC) -g -O1 \
+		-fno-omit-frame-pointer $(ASAN) -DNGX_DEBUG_PALLOC=1 $(WARNINGS)
+
+# each process adds: locks, worst hold in nanoseconds of time, of CPU time
+test-wrap: wrap
+	rm -f build/wrap/holds
+	$(SANITIZED) TEST_NGINX_BINARY=$(CURDIR)/build/wrap/nginx-asana-hook \
+	ASANA_WRAP_HOLDS=$(CURDIR)/build/wrap/holds t/run $(TESTS)
+	@awk '{ n += $$1; if ($$2 > w) w = $$2; if ($$3 > c) c = $$3 } \
+		END { print "the mutex: held " n " times, at worst for " w / 1000 \
+		" us, " c / 1000 " us of CPU time" }' build/wrap/holds
 
 fuzz: asan
 	$(MAKE) -s -f fuzz/Makefile SECONDS=$(SECONDS) SEED=$(SEED)
