@@ -8,6 +8,9 @@
 # make test-wrap        the same with each call of the module watched: calls
 #                       that fail (t/alloc.t), and the zone's lock
 # make fuzz SECONDS=60  each target of fuzz/, and whole requests, for so long
+# make valgrind         the tests that receive something, with valgrind
+# make analyze          gcc -fanalyzer, clang-tidy, cppcheck
+# make coverage         the lines and branches that the tests reach
 # make lint             shellcheck and perlcritic
 # make bench            the cost of a verified delivery
 # make install          into the modules directory of nginx, below DESTDIR
@@ -50,7 +53,7 @@ OPTIONS = --with-compat --with-debug --with-threads --with-http_ssl_module \
 	--with-http_auth_request_module
 
 .PHONY: all static asan test test-asan wrap test-wrap fuzz \
-	lint bench install clean
+	valgrind analyze coverage lint bench install clean
 
 all: $(SO)
 
@@ -120,6 +123,16 @@ fuzz: asan
 	$(MAKE) -s -f fuzz/Makefile SECONDS=$(SECONDS) SEED=$(SEED)
 	$(SANITIZED) TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx-asana-hook \
 	fuzz/requests --seconds $(SECONDS) --seed $(SEED)
+
+valgrind: static
+	tools/valgrind $(CURDIR)/build/static/nginx-asana-hook build/valgrind \
+		$(TESTS)
+
+analyze: build/static/.configured
+	tools/analyze build/static/nginx
+
+coverage: static
+	tools/coverage build/static/nginx build/coverage $(CC) $(TESTS)
 
 lint:
 	t/lint
