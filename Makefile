@@ -6,7 +6,12 @@
 # make test             all tests
 # make test-asan        all tests with the sanitizers
 # make matrix           all tests with other nginx, compilers, kinds of module
+# make test-wrap        the same with each call of the module watched: calls
+#                       that fail (t/alloc.t), and the zone's lock
 # make fuzz SECONDS=60  each target of fuzz/, and whole requests, for so long
+# make valgrind         the tests that receive something, with valgrind
+# make analyze          gcc -fanalyzer, clang-tidy, cppcheck
+# make coverage         the lines and branches that the tests reach
 # make lint             shellcheck and perlcritic
 # make bench            what deliveries and handshakes cost: docs/performance.md
 # make deb              build/deb/libnginx-mod-http-asana-hook_*.deb
@@ -49,8 +54,8 @@ OPTIONS = --with-compat --with-debug --with-threads --with-http_ssl_module \
 	--with-http_v2_module --with-http_realip_module \
 	--with-http_auth_request_module
 
-.PHONY: all static asan test test-asan fuzz matrix lint bench deb install \
-	clean
+.PHONY: all static asan test test-asan wrap test-wrap fuzz matrix \
+	valgrind analyze coverage lint bench deb install clean
 
 all: $(SO)
 
@@ -99,7 +104,22 @@ test: all
 
 test-asan: asan
 	$(SANITIZED) TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx-asana-hook \
-	t/run
+	t/run $(TESTS)
+
+wrap: build/wrap/nginx-asana-hook
+
+build/wrap/nginx-asana-hook: asan t/lib/wrap.c tools/wrap tools/nginx-flags
+	tools/wrap build/asan/nginx build/wrap $(CC) -g -O1 \
+		-fno-omit-frame-pointer $(ASAN) -DNGX_DEBUG_PALLOC=1 $(WARNINGS)
+
+# each process adds: locks, worst hold in nanoseconds of time, of CPU time
+test-wrap: wrap
+	rm -f build/wrap/holds
+	$(SANITIZED) TEST_NGINX_BINARY=$(CURDIR)/build/wrap/nginx-asana-hook \
+	ASANA_WRAP_HOLDS=$(CURDIR)/build/wrap/holds t/run $(TESTS)
+	@awk '{ n += $$1; if ($$2 > w) w = $$2; if ($$3 > c) c = $$3 } \
+		END { print "the mutex: held " n " times, at worst for " w / 1000 \
+		" us, " c / 1000 " us of CPU time" }' build/wrap/holds
 
 fuzz: asan
 	$(MAKE) -s -f fuzz/Makefile SECONDS=$(SECONDS) SEED=$(SEED)
@@ -108,6 +128,16 @@ fuzz: asan
 
 matrix:
 	tools/matrix
+
+valgrind: static
+	tools/valgrind $(CURDIR)/build/static/nginx-asana-hook build/valgrind \
+		$(TESTS)
+
+analyze: build/static/.configured
+	tools/analyze build/static/nginx
+
+coverage: static
+	tools/coverage build/static/nginx build/coverage $(CC) $(TESTS)
 
 lint:
 	t/lint

@@ -816,7 +816,7 @@ ngx_http_asana_hook_api_send(ngx_http_request_t *r, ngx_uint_t status,
     r->headers_out.status = status;
 
     if (out) {
-        r->headers_out.content_length_n = out->size;
+        r->headers_out.content_length_n = (off_t) out->size;
         r->headers_out.content_type.data = (u_char *) type;
         r->headers_out.content_type.len = ngx_strlen(type);
         r->headers_out.content_type_len = r->headers_out.content_type.len;

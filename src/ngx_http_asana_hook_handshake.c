@@ -373,7 +373,7 @@ ngx_http_asana_hook_enrolled(ngx_http_request_t *r,
                   &ctx->zone->name, reason);
 
     ctx->status = NGX_HTTP_ASANA_HOOK_REFUSED;
-    ctx->rc = ahcf->status;
+    ctx->rc = (ngx_int_t) ahcf->status;
 
     return ctx->rc;
 }

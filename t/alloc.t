@@ -1,0 +1,248 @@
+# Tests for failures: memory, OpenSSL, LMDB and nginx refuse each call of the
+# module in turn.  What was not checked does not pass, what was not stored is
+# not echoed, and nothing is left behind.
+
+use strict;
+use warnings;
+
+use lib 't/lib';
+
+use Test::More;
+
+use Receiver qw(sign wait_for);
+use Wrap;
+
+Wrap->usable;
+
+my $t = Receiver->new(
+    server => 'client_body_buffer_size 1k;
+        location /api { asana_hook_api hooks write=on; }'
+);
+my $wrap = Wrap->new($t);
+$t->app->run;
+
+my $secret = 'a-secret-of-printable-text-0123456789';
+my $body   = '{"events":[{"action":"changed"}]}';
+my $large  = '{"events":[' . '{},' x 50_000 . '{}]}';
+my $fresh  = 0;
+
+sub probe {
+    return $t->handshake('/probe' . ++$fresh, $secret)->{status} == 200;
+}
+
+sub descriptors {
+    my ($worker) = $t->workers;
+    return scalar(my @fd = glob "/proc/$worker/fd/*");
+}
+
+# A store that failed is tried again a second later.
+
+sub recover {
+    return wait_for(\&probe, 20) || BAIL_OUT('the module does not recover');
+}
+
+# Makes the first call fail, then the second, until none is left.  The
+# request returns the response; what judges it returns what is wrong.
+
+sub walk {
+    my ($name, $request, $judge, %opt) = @_;
+    my ($n, %seen, @wrong) = (0);
+    while (++$n < 300) {
+        recover();
+        $opt{prepare}->() if $opt{prepare};
+        $t->seen;
+        $wrap->arm($n, %opt);
+        my $r     = $request->();
+        my $state = $wrap->disarm;
+        last unless $state->{hits};
+        my $wrong = $judge->($r, scalar(my @got = $t->seen), $state->{name});
+        push @wrong, "call $n, $state->{name}: $wrong, status $r->{status}"
+            if $wrong;
+        $seen{ $state->{name} } = 1;
+    }
+    ok !@wrong, "$name: each failure has its answer" or diag join "\n", @wrong;
+    ok $n > 5 && $n < 300, 'and at last all is well';
+    note "$name: ", $n - 1, ' calls of ', join ' ', sort keys %seen;
+    return;
+}
+
+sub failed {
+    my ($r, $seen) = @_;
+    return 'reached the application'    if $seen;
+    return 'echoed'                     if $r->{head} =~ /^X-Hook-Secret/mi;
+    return 'neither 500 nor 503'        if $r->{status} !~ /^(0|500|503)$/;
+    return;
+}
+
+# What a failure may leave as it is: "passed" is a pattern of names.
+
+sub delivered {
+    my ($passed) = @_;
+    return sub {
+        my ($r, $seen, $name) = @_;
+        return failed($r, $seen) if $r->{status} != 200;
+        return 'not seen'        if $seen != 1;
+        return $name =~ /^($passed)$/ ? undef : 'passed';
+    };
+}
+
+sub rejected {
+    my ($r, $seen) = @_;
+    return $seen ? 'reached the application' : undef if $r->{status} == 403;
+    return failed($r, $seen);
+}
+
+is $t->handshake('/a', $secret)->{status}, 200, 'a secret';
+is $t->deliver('/a', $secret, $body)->{status}, 200, 'proved';
+my $key;
+
+my ($worker) = $t->workers;
+my $open = descriptors();
+
+for my $sticky (0, 1) {
+    my $all = $sticky ? 'all from one on' : 'one';
+    my @opt = (sticky => $sticky);
+
+    walk(
+        "handshake, $all fails",
+        sub { $key = '/h' . ++$fresh; return $t->handshake($key, $secret) },
+        sub {
+            my ($r, $seen) = @_;
+            return failed($r, $seen) if $r->{status} != 200;
+            return 'no echo'
+                if $r->{head} !~ /^X-Hook-Secret: \Q$secret\E\r$/m;
+            recover();
+            return if $t->deliver($key, $secret, $body)->{status} == 200;
+            return 'echoed, but not stored';
+        },
+        @opt
+    );
+    walk(
+        "repeated handshake, $all fails",
+        sub { return $t->handshake('/a', $secret) },
+        sub {
+            my ($r, $seen) = @_;
+            return $r->{status} == 200
+                && $r->{head} =~ /^X-Hook-Secret: \Q$secret\E\r$/m
+                ? undef : failed($r, $seen);
+        },
+        @opt
+    );
+
+    # the first one after a change of the store, and one from the zone
+    walk(
+        "delivery, $all fails",
+        sub { return $t->deliver('/a', $secret, $body) },
+        delivered('ngx_slab_alloc_locked|mdb_env_info'), @opt
+    );
+    walk(
+        "delivery from the zone, $all fails",
+        sub { return $t->deliver('/a', $secret, $body) },
+        delivered('mdb_env_info'), @opt,
+        prepare => sub { $t->deliver('/a', $secret, $body) }
+    );
+    walk(
+        "large delivery, $all fails",
+        sub { return $t->deliver('/a', $secret, $large) },
+        delivered('ngx_slab_alloc_locked|mdb_env_info'), @opt
+    );
+    walk(
+        "first delivery, $all fails",
+        sub { return $t->deliver($key, $secret, $body) },
+        delivered('ngx_calloc|ngx_slab_alloc_locked|ngx_thread_task_post'
+            . '|f?stat64|mdb_.*'), @opt,
+        prepare => sub { $key = '/f' . ++$fresh; $t->handshake($key, $secret) }
+    );
+
+    for my $text ($body, $large) {
+        walk(
+            'wrong signature over ' . length($text) . " bytes, $all fails",
+            sub {
+                return $t->call('POST', '/a',
+                    ['X-Hook-Signature: ' . sign($secret, "$text ")], $text);
+            },
+            \&rejected, @opt
+        );
+    }
+    walk(
+        "PUT, $all fails",
+        sub {
+            $key = '/p' . ++$fresh;
+            return $t->call('PUT', "/api/hooks?key=localhost$key",
+                ["X-Hook-Secret: $secret"]);
+        },
+        sub {
+            my ($r, $seen) = @_;
+            return failed($r, $seen) if $r->{status} != 201;
+            recover();
+            return if $t->deliver($key, $secret, $body)->{status} == 200;
+            return 'created, but not stored';
+        },
+        @opt
+    );
+    walk(
+        "DELETE, $all fails",
+        sub {
+            return $t->call('DELETE', "/api/hooks?key=localhost$key");
+        },
+        sub {
+            my ($r, $seen) = @_;
+            return failed($r, $seen) if $r->{status} != 204;
+            recover();
+            return if $t->deliver($key, $secret, $body)->{status} == 403;
+            return 'gone, but still there';
+        },
+        @opt,
+        prepare => sub { $key = '/d' . ++$fresh; $t->handshake($key, $secret) }
+    );
+
+    for my $uri ('hooks?key=localhost/a', 'hooks?limit=3', '', 'metrics') {
+        walk(
+            "GET /$uri, $all fails",
+            sub { return $t->call('GET', "/api/$uri") },
+            sub {
+                my ($r, $seen) = @_;
+                return failed($r, $seen) if $r->{status} != 200;
+                my $end    = $uri eq 'metrics' ? qr/\n$/ : qr/\}\n$/;
+                my $length = length $r->{body};
+                return 'cut short'
+                    if $r->{body} !~ $end
+                    || $r->{head} !~ /^Content-Length: $length\r$/m;
+                return;
+            },
+            @opt
+        );
+    }
+}
+
+# a store that is full in the middle of it
+
+walk(
+    'handshake, LMDB is full',
+    sub { $key = '/m' . ++$fresh; return $t->handshake($key, $secret) },
+    sub {
+        my ($r, $seen) = @_;
+        return failed($r, $seen) if $r->{status} != 200;
+        recover();
+        return if $t->deliver($key, $secret, $body)->{status} == 200;
+        return 'echoed, but not stored';
+    },
+    err => -30792
+);
+
+recover();
+is join(' ', $t->workers), $worker, 'the worker has lived through it';
+is $t->deliver('/a', $secret, $body)->{status}, 200, 'and verifies';
+is $t->deliver('/a', 'x' x 16,  $body)->{status}, 403, 'and rejects';
+
+ok wait_for(sub { descriptors() <= $open }, 10), 'no connection is left'
+    or diag descriptors() . " instead of $open";
+my $state = $wrap->state;
+is $state->{ops}, 0, 'no operation';
+cmp_ok $state->{txns},    '<=', 1, 'no transaction but the parked one';
+cmp_ok $state->{cursors}, '<=', 1, 'and its cursor';
+
+$t->secrecy($secret);
+$t->end;
+
+done_testing;

@@ -1,0 +1,451 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+/*
+ * What the module calls goes through here in the nginx of "make wrap": each
+ * function f that its objects call is test_f() instead.
+ *
+ * Failures: the file named by ASANA_WRAP holds what is shared with a test,
+ * see t/lib/Wrap.pm.  When "countdown" calls have been made, one of them
+ * fails, or all from then on.
+ *
+ * The lock: while the zone's mutex is held, a call of anything but what
+ * tools/wrap names as fit for it ends the process.  The longest time that it
+ * was held is added to the file named by ASANA_WRAP_HOLDS at exit.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include <lmdb.h>
+
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+
+#include <sys/mman.h>
+
+
+typedef struct {
+    int64_t                        countdown;  /* 0: nothing is to fail */
+    int64_t                        sticky;     /* whether all later ones do */
+    int64_t                        err;        /* of LMDB, 0: the usual */
+    int64_t                        hits;
+    int64_t                        calls;
+    int64_t                        ops;        /* in existence */
+    int64_t                        txns;
+    int64_t                        cursors;
+    char                           name[64];   /* what failed first */
+} wrap_t;
+
+
+typedef struct {
+    int64_t                        locks;
+    int64_t                        wall;       /* worst, nanoseconds */
+    int64_t                        cpu;
+} wrap_holds_t;
+
+
+static wrap_t           wrap_none;
+static wrap_t          *wrap = &wrap_none;
+
+static int              wrap_fd = -1;
+static wrap_holds_t     wrap_holds;
+
+static __thread int     wrap_held;
+static __thread int64_t wrap_wall;
+static __thread int64_t wrap_cpu;
+
+
+static void __attribute__((constructor))
+wrap_init(void)
+{
+    int    fd;
+    char  *path;
+    void  *p;
+
+    /* nginx clears its environment, and gives up its rights */
+
+    path = getenv("ASANA_WRAP");
+
+    if (path) {
+        fd = open(path, O_RDWR|O_CLOEXEC);
+        p = mmap(NULL, sizeof(wrap_t), PROT_READ|PROT_WRITE, MAP_SHARED, fd,
+                 0);
+        if (fd == -1 || p == MAP_FAILED) {
+            abort();
+        }
+
+        wrap = p;
+        (void) close(fd);
+    }
+
+    path = getenv("ASANA_WRAP_HOLDS");
+
+    if (path) {
+        wrap_fd = open(path, O_WRONLY|O_APPEND|O_CREAT|O_CLOEXEC, 0600);
+    }
+}
+
+
+static void __attribute__((destructor))
+wrap_exit(void)
+{
+    if (wrap_holds.locks && wrap_fd != -1) {
+        dprintf(wrap_fd, "%ld %ld %ld\n", (long) wrap_holds.locks,
+                (long) wrap_holds.wall, (long) wrap_holds.cpu);
+    }
+}
+
+
+static int64_t
+wrap_now(clockid_t id)
+{
+    struct timespec  ts;
+
+    (void) clock_gettime(id, &ts);
+
+    return (int64_t) ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+
+static void
+wrap_free_of_lock(const char *name)
+{
+    if (wrap_held) {
+        fprintf(stderr, "wrap: %s() is called with the mutex held\n", name);
+        abort();
+    }
+}
+
+
+static int
+wrap_fails(const char *name)
+{
+    int64_t  n;
+
+    if (__atomic_load_n(&wrap->countdown, __ATOMIC_SEQ_CST) <= 0) {
+        return __atomic_load_n(&wrap->hits, __ATOMIC_SEQ_CST)
+               && __atomic_load_n(&wrap->sticky, __ATOMIC_SEQ_CST);
+    }
+
+    (void) __atomic_add_fetch(&wrap->calls, 1, __ATOMIC_SEQ_CST);
+
+    n = __atomic_sub_fetch(&wrap->countdown, 1, __ATOMIC_SEQ_CST);
+
+    if (n != 0) {
+        return 0;
+    }
+
+    (void) snprintf(wrap->name, sizeof(wrap->name), "%s", name);
+    (void) __atomic_add_fetch(&wrap->hits, 1, __ATOMIC_SEQ_CST);
+
+    return 1;
+}
+
+
+static int
+wrap_err(int err)
+{
+    return wrap->err ? (int) wrap->err : err;
+}
+
+
+static void
+wrap_count(int64_t *counter, int64_t n)
+{
+    (void) __atomic_add_fetch(counter, n, __ATOMIC_SEQ_CST);
+}
+
+
+#define WRAP(type, name, params, args, failure)                               \
+    type test_##name params;                                                  \
+    type test_##name params                                                   \
+    {                                                                         \
+        wrap_free_of_lock(#name);                                             \
+        if (wrap_fails(#name)) {                                              \
+            return failure;                                                   \
+        }                                                                     \
+        return name args;                                                     \
+    }
+
+/* can not fail, or nobody asks */
+#define KEEP(type, name, params, args)                                        \
+    type test_##name params;                                                  \
+    type test_##name params                                                   \
+    {                                                                         \
+        wrap_free_of_lock(#name);                                             \
+        return name args;                                                     \
+    }
+
+/* the same, and changes a counter */
+#define LESS(type, name, params, args, counter)                               \
+    type test_##name params;                                                  \
+    type test_##name params                                                   \
+    {                                                                         \
+        wrap_free_of_lock(#name);                                             \
+        wrap_count(&wrap->counter, -1);                                       \
+        name args;                                                            \
+    }
+
+#define MORE(name, params, args, counter, failure)                            \
+    int test_##name params;                                                   \
+    int test_##name params                                                    \
+    {                                                                         \
+        int  err;                                                             \
+                                                                              \
+        wrap_free_of_lock(#name);                                             \
+        if (wrap_fails(#name)) {                                              \
+            return failure;                                                   \
+        }                                                                     \
+        err = name args;                                                      \
+        if (err == 0) {                                                       \
+            wrap_count(&wrap->counter, 1);                                    \
+        }                                                                     \
+        return err;                                                           \
+    }
+
+
+/* the lock */
+
+void test_ngx_shmtx_lock(ngx_shmtx_t *mtx);
+void test_ngx_shmtx_unlock(ngx_shmtx_t *mtx);
+void *test_ngx_slab_alloc_locked(ngx_slab_pool_t *pool, size_t size);
+
+
+void
+test_ngx_shmtx_lock(ngx_shmtx_t *mtx)
+{
+    wrap_free_of_lock("ngx_shmtx_lock");
+
+    ngx_shmtx_lock(mtx);
+
+    wrap_held = 1;
+    wrap_cpu = wrap_now(CLOCK_THREAD_CPUTIME_ID);
+    wrap_wall = wrap_now(CLOCK_MONOTONIC);
+}
+
+
+void
+test_ngx_shmtx_unlock(ngx_shmtx_t *mtx)
+{
+    int64_t  wall, cpu;
+
+    wall = wrap_now(CLOCK_MONOTONIC) - wrap_wall;
+    cpu = wrap_now(CLOCK_THREAD_CPUTIME_ID) - wrap_cpu;
+
+    wrap_held = 0;
+
+    ngx_shmtx_unlock(mtx);
+
+    wrap_holds.locks++;
+    wrap_holds.wall = ngx_max(wrap_holds.wall, wall);
+    wrap_holds.cpu = ngx_max(wrap_holds.cpu, cpu);
+}
+
+
+void *
+test_ngx_slab_alloc_locked(ngx_slab_pool_t *pool, size_t size)
+{
+    if (wrap_fails("ngx_slab_alloc_locked")) {
+        return NULL;
+    }
+
+    return ngx_slab_alloc_locked(pool, size);
+}
+
+
+/* memory */
+
+WRAP(void *, ngx_palloc, (ngx_pool_t *pool, size_t size), (pool, size), NULL)
+WRAP(void *, ngx_pnalloc, (ngx_pool_t *pool, size_t size), (pool, size), NULL)
+WRAP(void *, ngx_pcalloc, (ngx_pool_t *pool, size_t size), (pool, size), NULL)
+WRAP(void *, ngx_list_push, (ngx_list_t *list), (list), NULL)
+WRAP(void *, ngx_array_push, (ngx_array_t *a), (a), NULL)
+WRAP(ngx_pool_cleanup_t *, ngx_pool_cleanup_add, (ngx_pool_t *p, size_t size),
+     (p, size), NULL)
+WRAP(ngx_buf_t *, ngx_create_temp_buf, (ngx_pool_t *pool, size_t size),
+     (pool, size), NULL)
+WRAP(ngx_chain_t *, ngx_alloc_chain_link, (ngx_pool_t *pool), (pool), NULL)
+KEEP(ngx_int_t, ngx_pfree, (ngx_pool_t *pool, void *p), (pool, p))
+KEEP(void *, ngx_slab_alloc, (ngx_slab_pool_t *pool, size_t size),
+     (pool, size))
+KEEP(void *, ngx_slab_calloc, (ngx_slab_pool_t *pool, size_t size),
+     (pool, size))
+
+
+/* operations are all that the module has by these */
+
+void *test_ngx_calloc(size_t size, ngx_log_t *log);
+
+
+void *
+test_ngx_calloc(size_t size, ngx_log_t *log)
+{
+    void  *p;
+
+    wrap_free_of_lock("ngx_calloc");
+
+    p = wrap_fails("ngx_calloc") ? NULL : ngx_calloc(size, log);
+
+    if (p) {
+        wrap_count(&wrap->ops, 1);
+    }
+
+    return p;
+}
+
+
+LESS(void, free, (void *p), (p), ops)
+
+
+/* nginx */
+
+WRAP(ngx_int_t, ngx_http_complex_value, (ngx_http_request_t *r,
+     ngx_http_complex_value_t *val, ngx_str_t *value), (r, val, value),
+     NGX_ERROR)
+WRAP(ngx_int_t, ngx_http_read_client_request_body, (ngx_http_request_t *r,
+     ngx_http_client_body_handler_pt pt), (r, pt),
+     NGX_HTTP_INTERNAL_SERVER_ERROR)
+WRAP(ngx_int_t, ngx_http_discard_request_body, (ngx_http_request_t *r), (r),
+     NGX_HTTP_INTERNAL_SERVER_ERROR)
+WRAP(ngx_int_t, ngx_http_send_header, (ngx_http_request_t *r), (r), NGX_ERROR)
+WRAP(ngx_int_t, ngx_http_send_special, (ngx_http_request_t *r,
+     ngx_uint_t flags), (r, flags), NGX_ERROR)
+WRAP(ngx_int_t, ngx_http_output_filter, (ngx_http_request_t *r,
+     ngx_chain_t *in), (r, in), NGX_ERROR)
+WRAP(ssize_t, ngx_read_file, (ngx_file_t *file, u_char *buf, size_t size,
+     off_t offset), (file, buf, size, offset), NGX_ERROR)
+WRAP(ngx_int_t, ngx_thread_task_post, (ngx_thread_pool_t *tp,
+     ngx_thread_task_t *task), (tp, task), NGX_ERROR)
+KEEP(void, ngx_http_finalize_request, (ngx_http_request_t *r, ngx_int_t rc),
+     (r, rc))
+KEEP(void, ngx_http_core_run_phases, (ngx_http_request_t *r), (r))
+KEEP(void, ngx_http_run_posted_requests, (ngx_connection_t *c), (c))
+
+
+void test_ngx_log_error_core(ngx_uint_t level, ngx_log_t *log, ngx_err_t err,
+    const char *fmt, ...);
+
+
+void
+test_ngx_log_error_core(ngx_uint_t level, ngx_log_t *log, ngx_err_t err,
+    const char *fmt, ...)
+{
+    u_char   buf[NGX_MAX_ERROR_STR], *p;
+    va_list  args;
+
+    wrap_free_of_lock("ngx_log_error_core");
+
+    va_start(args, fmt);
+    p = ngx_vslprintf(buf, buf + NGX_MAX_ERROR_STR, fmt, args);
+    va_end(args);
+
+    ngx_log_error_core(level, log, err, "%*s", (size_t) (p - buf), buf);
+}
+
+
+/* the system */
+
+WRAP(int, stat64, (const char *path, struct stat64 *st), (path, st),
+     (errno = EIO, -1))
+WRAP(int, fstat64, (int fd, struct stat64 *st), (fd, st), (errno = EIO, -1))
+KEEP(int, clock_gettime, (clockid_t id, struct timespec *ts), (id, ts))
+KEEP(void, qsort, (void *base, size_t n, size_t size,
+     int (*cmp)(const void *, const void *)), (base, n, size, cmp))
+
+
+/* OpenSSL */
+
+WRAP(int, EVP_Digest, (const void *data, size_t n, unsigned char *md,
+     unsigned int *size, const EVP_MD *type, ENGINE *e),
+     (data, n, md, size, type, e), 0)
+WRAP(int, EVP_DigestInit_ex, (EVP_MD_CTX *ctx, const EVP_MD *type, ENGINE *e),
+     (ctx, type, e), 0)
+WRAP(int, EVP_DigestInit_ex2, (EVP_MD_CTX *ctx, const EVP_MD *type,
+     const OSSL_PARAM params[]), (ctx, type, params), 0)
+WRAP(int, EVP_DigestUpdate, (EVP_MD_CTX *ctx, const void *d, size_t n),
+     (ctx, d, n), 0)
+WRAP(int, EVP_DigestFinal_ex, (EVP_MD_CTX *ctx, unsigned char *md,
+     unsigned int *s), (ctx, md, s), 0)
+WRAP(int, EVP_MD_CTX_copy_ex, (EVP_MD_CTX *out, const EVP_MD_CTX *in),
+     (out, in), 0)
+WRAP(int, EVP_MAC_init, (EVP_MAC_CTX *ctx, const unsigned char *key,
+     size_t keylen, const OSSL_PARAM params[]), (ctx, key, keylen, params), 0)
+WRAP(int, EVP_MAC_update, (EVP_MAC_CTX *ctx, const unsigned char *data,
+     size_t n), (ctx, data, n), 0)
+WRAP(int, EVP_MAC_final, (EVP_MAC_CTX *ctx, unsigned char *out, size_t *outl,
+     size_t outsize), (ctx, out, outl, outsize), 0)
+KEEP(int, CRYPTO_memcmp, (const void *a, const void *b, size_t n), (a, b, n))
+
+
+/* LMDB */
+
+MORE(mdb_txn_begin, (MDB_env *env, MDB_txn *parent, unsigned int flags,
+     MDB_txn **txn), (env, parent, flags, txn), txns, wrap_err(ENOMEM))
+MORE(mdb_cursor_open, (MDB_txn *txn, MDB_dbi dbi, MDB_cursor **cursor),
+     (txn, dbi, cursor), cursors, wrap_err(ENOMEM))
+LESS(void, mdb_txn_abort, (MDB_txn *txn), (txn), txns)
+LESS(void, mdb_cursor_close, (MDB_cursor *cursor), (cursor), cursors)
+
+WRAP(int, mdb_txn_renew, (MDB_txn *txn), (txn), wrap_err(EIO))
+WRAP(int, mdb_cursor_renew, (MDB_txn *txn, MDB_cursor *cursor), (txn, cursor),
+     wrap_err(EIO))
+WRAP(int, mdb_cursor_get, (MDB_cursor *cursor, MDB_val *key, MDB_val *data,
+     MDB_cursor_op op), (cursor, key, data, op), wrap_err(EIO))
+WRAP(int, mdb_cursor_del, (MDB_cursor *cursor, unsigned int flags),
+     (cursor, flags), wrap_err(EIO))
+WRAP(int, mdb_get, (MDB_txn *txn, MDB_dbi dbi, MDB_val *key, MDB_val *data),
+     (txn, dbi, key, data), wrap_err(EIO))
+WRAP(int, mdb_put, (MDB_txn *txn, MDB_dbi dbi, MDB_val *key, MDB_val *data,
+     unsigned int flags), (txn, dbi, key, data, flags), wrap_err(EIO))
+WRAP(int, mdb_del, (MDB_txn *txn, MDB_dbi dbi, MDB_val *key, MDB_val *data),
+     (txn, dbi, key, data), wrap_err(EIO))
+WRAP(int, mdb_dbi_open, (MDB_txn *txn, const char *name, unsigned int flags,
+     MDB_dbi *dbi), (txn, name, flags, dbi), wrap_err(EIO))
+WRAP(int, mdb_stat, (MDB_txn *txn, MDB_dbi dbi, MDB_stat *st), (txn, dbi, st),
+     wrap_err(EIO))
+WRAP(int, mdb_env_create, (MDB_env **env), (env), wrap_err(ENOMEM))
+WRAP(int, mdb_env_open, (MDB_env *env, const char *path, unsigned int flags,
+     mdb_mode_t mode), (env, path, flags, mode), wrap_err(EIO))
+WRAP(int, mdb_env_stat, (MDB_env *env, MDB_stat *st), (env, st),
+     wrap_err(EIO))
+WRAP(int, mdb_env_info, (MDB_env *env, MDB_envinfo *info), (env, info),
+     wrap_err(EIO))
+WRAP(int, mdb_env_get_fd, (MDB_env *env, mdb_filehandle_t *fd), (env, fd),
+     wrap_err(EIO))
+WRAP(int, mdb_env_set_mapsize, (MDB_env *env, size_t size), (env, size),
+     wrap_err(EIO))
+WRAP(int, mdb_env_set_maxdbs, (MDB_env *env, MDB_dbi dbs), (env, dbs),
+     wrap_err(EIO))
+WRAP(int, mdb_env_set_maxreaders, (MDB_env *env, unsigned int readers),
+     (env, readers), wrap_err(EIO))
+WRAP(int, mdb_reader_check, (MDB_env *env, int *dead), (env, dead),
+     wrap_err(EIO))
+KEEP(void, mdb_env_close, (MDB_env *env), (env))
+KEEP(void, mdb_txn_reset, (MDB_txn *txn), (txn))
+KEEP(size_t, mdb_txn_id, (MDB_txn *txn), (txn))
+KEEP(MDB_env *, mdb_txn_env, (MDB_txn *txn), (txn))
+KEEP(char *, mdb_strerror, (int err), (err))
+
+
+int test_mdb_txn_commit(MDB_txn *txn);
+
+
+int
+test_mdb_txn_commit(MDB_txn *txn)
+{
+    wrap_free_of_lock("mdb_txn_commit");
+    wrap_count(&wrap->txns, -1);
+
+    if (wrap_fails("mdb_txn_commit")) {
+        mdb_txn_abort(txn);
+        return wrap_err(EIO);
+    }
+
+    return mdb_txn_commit(txn);
+}
