@@ -1,0 +1,177 @@
+# Tests for take-overs: what a stranger who knows the URL gets, by policy.
+
+use strict;
+use warnings;
+
+use lib 't/lib';
+
+use IO::Socket::INET;
+use Test::More;
+
+use Receiver qw(port request response wait_for);
+
+my $genuine = 'genuine-' . 'g' x 40;
+my @policies = qw(first open confirm register off token);
+
+# yes/no: do the stranger's events reach the application; does the genuine
+# webhook work in the end
+
+my %expected = (
+    later => {
+        first    => 'no yes',
+        open     => 'yes yes',
+        confirm  => 'no yes',
+        register => 'no yes',
+        off      => 'no yes',
+        token    => 'no yes'
+    },
+    before => {
+        first    => 'yes no',
+        open     => 'yes yes',
+        confirm  => 'no yes',
+        register => 'no yes',
+        off      => 'no yes',
+        token    => 'no yes'
+    },
+    flood => {
+        first    => 'yes no',
+        open     => 'yes no',
+        confirm  => 'no yes',
+        register => 'no yes',
+        off      => 'no yes',
+        token    => 'no yes'
+    },
+    during => {
+        first    => 'no yes',
+        open     => 'yes yes',
+        confirm  => 'no yes',
+        register => 'no no',
+        off      => 'no yes',
+        token    => 'no yes'
+    },
+    inactive => {
+        first    => 'yes no',
+        open     => 'yes yes',
+        confirm  => 'no yes',
+        register => 'no yes',
+        off      => 'no yes',
+        token    => 'no yes'
+    },
+    replay => { map { $_ => 'yes yes' } @policies }
+);
+my @attacks = qw(later before flood during inactive replay);
+
+my %location = (
+    (map { $_ => "asana_hook_enroll $_;" } @policies),
+    token => 'asana_hook_enroll $enroll;'
+);
+
+my $asana = port();
+my $listen = IO::Socket::INET->new(
+    LocalAddr => '127.0.0.1',
+    LocalPort => $asana,
+    Listen    => 16,
+    ReuseAddr => 1
+) or die "listen: $!";
+
+my ($t, $policy, $n);
+
+sub stranger { my ($i) = @_; return sprintf 'stranger-%02d-%s', $i || 1,
+        's' x 40 }
+
+sub uri { return "/hook/$n" }
+
+sub plant { return map { $t->handshake(uri(), stranger($_)) } 1 .. $_[0] }
+
+# Asana's create call by the way that the policy asks for; the code runs while
+# it is in flight, after the handshake
+
+sub create {
+    my ($meanwhile) = @_;
+    my $uri = uri();
+    if ($policy eq 'register') {
+        my $s = $t->connection;
+        request($s, "POST /create HTTP/1.1\r\nHost: localhost\r\n"
+                . "Content-Length: 1\r\n\r\nx");
+        my $c = $listen->accept;
+        Receiver::read_request($c);
+        $t->handshake($uri, $genuine);
+        $meanwhile->() if $meanwhile;
+        my $body = qq({"X-Hook-Secret":"$genuine"});
+        print {$c} "HTTP/1.1 201 Created\r\nContent-Length: "
+            . length($body) . "\r\n\r\n$body";
+        close $c;
+        response($s);
+        return;
+    }
+    $t->handshake($uri . ($policy eq 'token' ? '?token=9f3a' : ''), $genuine)
+        if $policy ne 'off';
+    $meanwhile->() if $meanwhile;
+    $t->call('PUT', "/api/hooks?key=localhost$uri",
+        ["X-Hook-Secret: $genuine"])
+        if $policy eq 'off' || $policy eq 'confirm';
+    return;
+}
+
+sub reaches {
+    my ($secret) = @_;
+    $t->seen;
+    $t->deliver(uri(), $secret, '{"events":[{"action":"x"}]}');
+    return $t->seen ? 'yes' : 'no';
+}
+
+sub outcome {
+    my $forged = grep { reaches(stranger($_)) eq 'yes' } 1 .. 3;
+    return ($forged ? 'yes' : 'no') . ' ' . reaches($genuine);
+}
+
+my %attack = (
+    later  => sub { create(); plant(1) },
+    before => sub { plant(1); create() },
+    flood  => sub { plant(20); create() },
+    during => sub {
+        my $many = $policy eq 'open' ? 1 : 20;
+        create(sub { plant($many) });
+    },
+    inactive => sub {
+        create();
+        wait_for(sub {
+            $t->call('GET', "/api/hooks?key=localhost@{[uri()]}")->{body}
+                =~ /inactive/;
+        });
+        plant(1);
+    },
+    replay => sub { create() }
+);
+
+my %got;
+for (@policies) {
+    $policy = $_;
+    $t = Receiver->new(
+        zone     => 'max_secrets=4 inactive=2s',
+        http     => 'map $arg_token $enroll { default off; 9f3a first; }',
+        location => $location{$policy},
+        server   => 'location /api { asana_hook_api hooks write=on; } '
+            . 'location = /create { asana_hook_register hooks; '
+            . "proxy_pass http://127.0.0.1:$asana; }"
+    )->app->run;
+    for my $attack (@attacks) {
+        $n++;
+        $attack{$attack}->();
+        $got{$attack}{$policy} = $attack eq 'replay'
+            ? reaches($genuine) . ' ' . reaches($genuine) : outcome();
+        is $got{$attack}{$policy}, $expected{$attack}{$policy},
+            "$attack, $policy";
+    }
+    $t->end;
+}
+
+diag 'what the stranger\'s events reach / whether the genuine webhook works';
+diag sprintf '%-9s' . ' %-9s' x @policies, '', @policies;
+for my $attack (@attacks) {
+    diag sprintf '%-9s' . ' %-9s' x @policies, $attack,
+        map { my $cell = $got{$attack}{$_}; $cell =~ tr/ /\//; $cell }
+        @policies;
+}
+
+done_testing;
