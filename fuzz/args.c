@@ -10,8 +10,6 @@
  */
 
 
-#include "../src/ngx_http_asana_hook_api.c"
-
 #include "fuzz.h"
 
 

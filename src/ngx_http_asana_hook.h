@@ -19,8 +19,9 @@
  *     module, conf -> handler, handshake -> signature
  *                  -> ack
  *                  -> register -> json
- *                  -> api -> metrics, out -> zone -> store -> group
- *                                                          -> ops -> records
+ *                  -> api -> args, metrics, out
+ *                            -> zone -> store -> group
+ *                                             -> batch -> ops -> records
  *
  * module     directives, configuration, variables
  * conf       the directive asana_hook_zone
@@ -30,13 +31,17 @@
  * register   filters of the gateway, through which webhooks are created
  * json       a strict scanner for one member of an object
  * api        control API: JSON for the operator
+ * args       its arguments
  * metrics    the same for Prometheus
  * out        text of both
  * signature  HMAC-SHA256 over a request body
- * zone       shared memory: the cache of the store, counters
- * store      LMDB, the truth: environment, look-ups, transactions
+ * zone       shared memory: the cache of the store; set: secrets of one key
+ * touch      counts and times of deliveries in the zone
+ * creates    create calls in flight, in the zone
+ * store      LMDB, the truth: environment, look-ups
  * group      gathers changes for a thread, which makes them durable together
- * ops        LMDB: what an operation does within its transaction
+ * batch      LMDB: carries them out, in one transaction
+ * ops        LMDB: what an operation does within it; room: a full store
  * records    LMDB: the layout of what is kept
  */
 
@@ -104,6 +109,11 @@ typedef enum {
 #if !(NGX_THREADS)
 typedef struct ngx_thread_pool_s            ngx_thread_pool_t;
 #endif
+
+struct MDB_env;
+struct MDB_txn;
+struct MDB_cursor;
+struct MDB_val;
 
 typedef struct ngx_http_asana_hook_store_s  ngx_http_asana_hook_store_t;
 typedef struct ngx_http_asana_hook_op_s     ngx_http_asana_hook_op_t;
@@ -361,6 +371,75 @@ void ngx_http_asana_hook_zone_touch(ngx_http_asana_hook_zone_t *zone,
 
 
 /*
+ * zone, touch, creates: what they share.  An entry holds all secrets of one
+ * key in one piece of slab memory, its records behind the key.
+ */
+
+typedef struct {
+    ngx_str_node_t                 sn;         /* must be first */
+    ngx_queue_t                    queue;
+    uint64_t                       txnid;
+    uint32_t                       capacity;   /* of records, bytes */
+    uint32_t                       size;       /* of records, bytes */
+    uint32_t                       n;
+    u_char                         data[1];
+} ngx_http_asana_hook_entry_t;
+
+
+struct ngx_http_asana_hook_shctx_s {
+    ngx_rbtree_t                     rbtree;
+    ngx_rbtree_node_t                sentinel;
+    ngx_queue_t                      queue;    /* least recently used last */
+    ngx_uint_t                       entries;
+    ngx_http_asana_hook_creates_t   *creates;  /* of all workers, or NULL */
+    ngx_http_asana_hook_counters_t   counters;
+};
+
+
+/*
+ * Create calls of one worker, written by it alone.  Not kept by ngx_worker,
+ * which the workers of two generations have in common.
+ */
+
+struct ngx_http_asana_hook_creates_s {
+    ngx_pid_t                      pid;
+    ngx_atomic_t                   count;
+    ngx_atomic_t                   last;       /* start of the latest one */
+};
+
+
+/* workers of all generations whose create calls are counted */
+#define NGX_HTTP_ASANA_HOOK_CREATES   256
+
+
+/* the records lie behind the key */
+
+#define ngx_http_asana_hook_entry_records(entry)                              \
+    ((u_char *) (entry) + ngx_http_asana_hook_entry_size((entry)->sn.str.len))
+
+#define ngx_http_asana_hook_entry_size(key_len)                               \
+    ngx_align(offsetof(ngx_http_asana_hook_entry_t, data) + (key_len), 8)
+
+
+/* Both under the zone's mutex; NULL if there is none. */
+ngx_http_asana_hook_entry_t *ngx_http_asana_hook_zone_lookup(
+    ngx_http_asana_hook_zone_t *zone, ngx_str_t *key, uint32_t hash);
+ngx_http_asana_hook_secret_t *ngx_http_asana_hook_zone_secret(
+    u_char *records, ngx_uint_t n, u_char *id);
+
+/* Prepares the notes of this worker; NGX_ERROR means no memory. */
+ngx_int_t ngx_http_asana_hook_zone_touches(ngx_http_asana_hook_zone_t *zone,
+    ngx_cycle_t *cycle);
+
+/* Brings the notes of this worker to the zone. */
+void ngx_http_asana_hook_zone_flush(ngx_http_asana_hook_zone_t *zone,
+    ngx_log_t *log);
+
+/* Takes a place among those who create, from the dead if need be. */
+void ngx_http_asana_hook_zone_creates(ngx_http_asana_hook_zone_t *zone);
+
+
+/*
  * set
  */
 
@@ -492,13 +571,31 @@ ngx_int_t ngx_http_asana_hook_group_post(ngx_http_asana_hook_group_t *group,
 
 
 /*
+ * batch: changes of the store, for the store and its group alone.
+ */
+
+/* In a thread, except for what store_begin() and store_open() say. */
+void ngx_http_asana_hook_store_run(void *data, ngx_queue_t *batch,
+    ngx_log_t *log);
+
+/* In the main thread, after a batch; NGX_AGAIN: it is to be run again. */
+ngx_int_t ngx_http_asana_hook_store_settle(void *data);
+
+/* Logs what LMDB or the system says, and the way out; returns NGX_ERROR. */
+ngx_int_t ngx_http_asana_hook_store_error(
+    ngx_http_asana_hook_store_t *store, ngx_log_t *log, const char *what,
+    int err);
+
+/* Opens the databases, or makes them; NGX_DECLINED: there are none yet. */
+ngx_int_t ngx_http_asana_hook_store_databases(
+    ngx_http_asana_hook_store_t *store, struct MDB_txn *txn,
+    unsigned int flags, ngx_log_t *log);
+
+
+/*
  * ops, records: the content of the store's transactions, for the store alone.
  * All return 0 or an error of LMDB or of the system.
  */
-
-struct MDB_txn;
-struct MDB_cursor;
-struct MDB_val;
 
 typedef struct {
     struct MDB_txn                *txn;
@@ -510,6 +607,30 @@ typedef struct {
     unsigned int                   pending;
     unsigned int                   waiting;
 } ngx_http_asana_hook_records_t;
+
+
+struct ngx_http_asana_hook_store_s {
+    struct MDB_env                *env;
+    struct MDB_txn                *read;       /* parked between look-ups */
+    struct MDB_cursor             *cursor;     /* of "read" in "secrets" */
+
+    ngx_http_asana_hook_records_t  records;
+    ngx_http_asana_hook_group_t    group;
+
+    ngx_http_asana_hook_commits_t *commits;
+
+    size_t                         max_size;
+    time_t                         tried;      /* to open */
+    time_t                         failed;     /* to write */
+    ngx_str_t                      path;
+
+    /* what the last batch tells to the main thread */
+    int                            err;
+    ngx_uint_t                     made;
+
+    unsigned                       opened:1;   /* the databases are */
+};
+
 
 /* as it lies in the store, or is to be written there */
 
@@ -529,6 +650,33 @@ typedef struct {
  */
 int ngx_http_asana_hook_op_apply(ngx_http_asana_hook_records_t *recs,
     ngx_http_asana_hook_op_t *op, ngx_uint_t *dropped);
+
+/* most secrets past "pending" that a handshake drops on the way */
+#define NGX_HTTP_ASANA_HOOK_EXPIRED  2
+
+/* Removes a secret of the key; MDB_NOTFOUND if there is none such. */
+int ngx_http_asana_hook_op_drop(ngx_http_asana_hook_records_t *recs,
+    struct MDB_cursor *cursor, struct MDB_val *key, u_char *id);
+
+/*
+ * MDB_MAP_FULL if one more operation might leave no room for another; "drops"
+ * is how many secrets one transaction may drop then.
+ */
+int ngx_http_asana_hook_op_full(ngx_http_asana_hook_records_t *recs,
+    ngx_uint_t *drops);
+
+/*
+ * Drops what is worth least; MDB_MAP_FULL if there is nothing such.  "dropped"
+ * is set to the number of secrets that went.
+ */
+int ngx_http_asana_hook_op_make_room(
+    ngx_http_asana_hook_records_t *recs, struct MDB_cursor *cursor,
+    ngx_http_asana_hook_op_t *op, ngx_uint_t drops, ngx_uint_t *dropped);
+
+/* Drops the oldest of a database by age, as long as *dropped is below max. */
+int ngx_http_asana_hook_op_drop_oldest(ngx_http_asana_hook_records_t *recs,
+    struct MDB_cursor *cursor, unsigned int dbi, time_t before, ngx_uint_t max,
+    ngx_uint_t *dropped);
 
 /* Opens the databases, or makes them with flags MDB_CREATE. */
 int ngx_http_asana_hook_records_open(ngx_http_asana_hook_records_t *recs,
@@ -744,6 +892,29 @@ ngx_int_t ngx_http_asana_hook_json_member(u_char *p, size_t size,
 
 /* The content handler of asana_hook_api. */
 ngx_int_t ngx_http_asana_hook_api_handler(ngx_http_request_t *r);
+
+typedef enum {
+    NGX_HTTP_ASANA_HOOK_ARG_KEY = 0,
+    NGX_HTTP_ASANA_HOOK_ARG_ID,
+    NGX_HTTP_ASANA_HOOK_ARG_AFTER,
+    NGX_HTTP_ASANA_HOOK_ARG_LIMIT,
+    NGX_HTTP_ASANA_HOOK_ARGS
+} ngx_http_asana_hook_arg_e;
+
+
+typedef struct {
+    ngx_str_t                       value[NGX_HTTP_ASANA_HOOK_ARGS];
+    ngx_uint_t                      given;      /* a bit for each */
+    ngx_int_t                       limit;
+    ngx_uint_t                      status;     /* of an error */
+    u_char                          id[NGX_HTTP_ASANA_HOOK_ID_LEN];
+} ngx_http_asana_hook_args_t;
+
+
+/* Reads the arguments; returns what is wrong with them, or NULL. */
+const char *ngx_http_asana_hook_api_args(ngx_http_request_t *r,
+    ngx_uint_t allowed, ngx_http_asana_hook_args_t *args);
+
 
 /* text that grows; "failed" is set when there is no memory for more of it */
 

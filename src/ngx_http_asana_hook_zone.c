@@ -18,94 +18,17 @@
 #include "ngx_http_asana_hook.h"
 
 
-#define NGX_HTTP_ASANA_HOOK_TOUCHES     16
 #define NGX_HTTP_ASANA_HOOK_EVICTIONS   64
-#define NGX_HTTP_ASANA_HOOK_WRITE_BACK  3600
-
-/* workers of all generations whose create calls are counted */
-#define NGX_HTTP_ASANA_HOOK_CREATES   256
-
-/* seconds after which a create call is not believed any more */
-#define NGX_HTTP_ASANA_HOOK_CREATING  60
 
 /* what pending secrets may take of the store: one for so many bytes of it */
 #define NGX_HTTP_ASANA_HOOK_PER_PENDING  16384
 #define NGX_HTTP_ASANA_HOOK_MIN_PENDING  16
 
 
-typedef struct {
-    ngx_str_node_t                 sn;         /* must be first */
-    ngx_queue_t                    queue;
-    uint64_t                       txnid;
-    uint32_t                       capacity;   /* of records, bytes */
-    uint32_t                       size;       /* of records, bytes */
-    uint32_t                       n;
-    u_char                         data[1];
-} ngx_http_asana_hook_entry_t;
-
-
-struct ngx_http_asana_hook_shctx_s {
-    ngx_rbtree_t                     rbtree;
-    ngx_rbtree_node_t                sentinel;
-    ngx_queue_t                      queue;    /* least recently used last */
-    ngx_uint_t                       entries;
-    ngx_http_asana_hook_creates_t   *creates;  /* of all workers, or NULL */
-    ngx_http_asana_hook_counters_t   counters;
-};
-
-
-/*
- * Create calls of one worker, written by it alone.  Not kept by ngx_worker,
- * which the workers of two generations have in common.
- */
-
-struct ngx_http_asana_hook_creates_s {
-    ngx_pid_t                      pid;
-    ngx_atomic_t                   count;
-    ngx_atomic_t                   last;       /* start of the latest one */
-};
-
-
-typedef struct {
-    uint32_t                       hash;
-    ngx_uint_t                     deliveries;
-    time_t                         stored;     /* as the store has it */
-    size_t                         len;
-    u_char                         id[NGX_HTTP_ASANA_HOOK_ID_LEN];
-    u_char                         key[NGX_HTTP_ASANA_HOOK_MAX_KEY];
-} ngx_http_asana_hook_touch_t;
-
-
-/* deliveries verified by this worker in this turn of the event loop */
-
-struct ngx_http_asana_hook_touches_s {
-    ngx_event_t                    event;
-    ngx_uint_t                     n;
-    ngx_http_asana_hook_touch_t    touch[NGX_HTTP_ASANA_HOOK_TOUCHES];
-};
-
-
-/* the records lie behind the key */
-
-#define ngx_http_asana_hook_entry_records(entry)                              \
-    ((u_char *) (entry) + ngx_http_asana_hook_entry_size((entry)->sn.str.len))
-
-/* seconds between two times that are written back */
-
-#define ngx_http_asana_hook_interval(zone)                                    \
-    ngx_min(NGX_HTTP_ASANA_HOOK_WRITE_BACK, (zone)->inactive / 2)
-
-#define ngx_http_asana_hook_entry_size(key_len)                               \
-    ngx_align(offsetof(ngx_http_asana_hook_entry_t, data) + (key_len), 8)
-
-
 static ngx_int_t ngx_http_asana_hook_zone_unique(
     ngx_http_asana_hook_zone_t *zone, ngx_log_t *log);
 static ngx_int_t ngx_http_asana_hook_zone_start(
     ngx_http_asana_hook_zone_t *zone, ngx_http_asana_hook_shctx_t *sh);
-static void ngx_http_asana_hook_zone_creates(ngx_http_asana_hook_zone_t *zone);
-static ngx_http_asana_hook_entry_t *ngx_http_asana_hook_zone_lookup(
-    ngx_http_asana_hook_zone_t *zone, ngx_str_t *key, uint32_t hash);
 static void ngx_http_asana_hook_zone_fill(ngx_http_asana_hook_zone_t *zone,
     ngx_str_t *key, uint32_t hash, ngx_http_asana_hook_set_t *set);
 static ngx_http_asana_hook_entry_t *ngx_http_asana_hook_zone_alloc(
@@ -114,18 +37,6 @@ static void ngx_http_asana_hook_zone_merge(ngx_http_asana_hook_entry_t *entry,
     ngx_http_asana_hook_set_t *set);
 static void ngx_http_asana_hook_zone_drop(ngx_http_asana_hook_zone_t *zone,
     ngx_http_asana_hook_entry_t *entry);
-static ngx_http_asana_hook_secret_t *ngx_http_asana_hook_zone_secret(
-    u_char *records, ngx_uint_t n, u_char *id);
-static void ngx_http_asana_hook_zone_flush_handler(ngx_event_t *ev);
-static void ngx_http_asana_hook_zone_flush(ngx_http_asana_hook_zone_t *zone,
-    ngx_log_t *log);
-static ngx_uint_t ngx_http_asana_hook_zone_account(
-    ngx_http_asana_hook_zone_t *zone, ngx_http_asana_hook_touch_t *touch,
-    time_t now);
-static void ngx_http_asana_hook_zone_write_back(
-    ngx_http_asana_hook_zone_t *zone, ngx_http_asana_hook_touch_t *touch,
-    time_t now, ngx_log_t *log);
-static void ngx_http_asana_hook_zone_written(ngx_http_asana_hook_op_t *op);
 
 
 ngx_int_t
@@ -247,86 +158,6 @@ ngx_http_asana_hook_zone_start(ngx_http_asana_hook_zone_t *zone,
 }
 
 
-/* takes a place among those who create, from the dead if need be */
-
-static void
-ngx_http_asana_hook_zone_creates(ngx_http_asana_hook_zone_t *zone)
-{
-    ngx_uint_t                      i;
-    ngx_http_asana_hook_creates_t  *creates;
-
-    creates = zone->sh->creates;
-
-    if (creates == NULL) {
-        return;
-    }
-
-    ngx_shmtx_lock(&zone->shpool->mutex);
-
-    for (i = 0; i < NGX_HTTP_ASANA_HOOK_CREATES; i++) {
-
-        if (creates[i].pid == 0 || creates[i].pid == ngx_pid
-            || (kill(creates[i].pid, 0) == -1 && ngx_errno == ESRCH))
-        {
-            creates[i].count = 0;
-            creates[i].pid = ngx_pid;
-            zone->creates = &creates[i];
-            break;
-        }
-    }
-
-    ngx_shmtx_unlock(&zone->shpool->mutex);
-}
-
-
-void
-ngx_http_asana_hook_zone_create_begin(ngx_http_asana_hook_zone_t *zone)
-{
-    if (zone->creates) {
-        zone->creates->last = ngx_time();
-        zone->creates->count++;
-    }
-}
-
-
-void
-ngx_http_asana_hook_zone_create_end(ngx_http_asana_hook_zone_t *zone)
-{
-    if (zone->creates) {
-        zone->creates->count--;
-    }
-}
-
-
-ngx_uint_t
-ngx_http_asana_hook_zone_creating(ngx_http_asana_hook_zone_t *zone)
-{
-    time_t                          now;
-    ngx_uint_t                      i;
-    ngx_http_asana_hook_creates_t  *creates;
-
-    creates = zone->sh->creates;
-
-    if (creates == NULL) {
-        return 0;
-    }
-
-    now = ngx_time();
-
-    for (i = 0; i < NGX_HTTP_ASANA_HOOK_CREATES; i++) {
-
-        if (creates[i].count
-            && now - (time_t) creates[i].last < NGX_HTTP_ASANA_HOOK_CREATING
-            && kill(creates[i].pid, 0) == 0)
-        {
-            return 1;
-        }
-    }
-
-    return 0;
-}
-
-
 /*
  * LMDB's locks break if one process opens the same files twice: a symbolic
  * link must not make two zones of one store.
@@ -373,15 +204,9 @@ ngx_int_t
 ngx_http_asana_hook_zone_open(ngx_http_asana_hook_zone_t *zone,
     ngx_cycle_t *cycle)
 {
-    zone->touches = ngx_pcalloc(cycle->pool,
-                                sizeof(ngx_http_asana_hook_touches_t));
-    if (zone->touches == NULL) {
+    if (ngx_http_asana_hook_zone_touches(zone, cycle) != NGX_OK) {
         return NGX_ERROR;
     }
-
-    zone->touches->event.data = zone;
-    zone->touches->event.handler = ngx_http_asana_hook_zone_flush_handler;
-    zone->touches->event.log = cycle->log;
 
     zone->store = ngx_http_asana_hook_store_create(cycle->pool,
                                                    &zone->state->name,
@@ -585,7 +410,7 @@ ngx_http_asana_hook_zone_usage(ngx_http_asana_hook_zone_t *zone,
 }
 
 
-static ngx_http_asana_hook_entry_t *
+ngx_http_asana_hook_entry_t *
 ngx_http_asana_hook_zone_lookup(ngx_http_asana_hook_zone_t *zone,
     ngx_str_t *key, uint32_t hash)
 {
@@ -732,7 +557,7 @@ ngx_http_asana_hook_zone_drop(ngx_http_asana_hook_zone_t *zone,
 }
 
 
-static ngx_http_asana_hook_secret_t *
+ngx_http_asana_hook_secret_t *
 ngx_http_asana_hook_zone_secret(u_char *records, ngx_uint_t n, u_char *id)
 {
     ngx_uint_t                     i;
@@ -750,212 +575,4 @@ ngx_http_asana_hook_zone_secret(u_char *records, ngx_uint_t n, u_char *id)
     }
 
     return NULL;
-}
-
-
-void
-ngx_http_asana_hook_zone_touch(ngx_http_asana_hook_zone_t *zone,
-    ngx_str_t *key, uint32_t hash, ngx_http_asana_hook_secret_t *s,
-    ngx_log_t *log)
-{
-    ngx_uint_t                      i;
-    ngx_http_asana_hook_touch_t    *touch;
-    ngx_http_asana_hook_touches_t  *touches;
-
-    touches = zone->touches;
-
-    for (i = 0; i < touches->n; i++) {
-        touch = &touches->touch[i];
-
-        if (touch->hash == hash
-            && touch->len == key->len
-            && ngx_memcmp(touch->id, s->id, NGX_HTTP_ASANA_HOOK_ID_LEN) == 0
-            && ngx_memcmp(touch->key, key->data, key->len) == 0)
-        {
-            touch->deliveries++;
-            return;
-        }
-    }
-
-    if (touches->n == NGX_HTTP_ASANA_HOOK_TOUCHES) {
-        ngx_http_asana_hook_zone_flush(zone, log);
-    }
-
-    touch = &touches->touch[touches->n++];
-
-    touch->hash = hash;
-    touch->deliveries = 1;
-    touch->stored = s->stored;
-    touch->len = key->len;
-    ngx_memcpy(touch->id, s->id, NGX_HTTP_ASANA_HOOK_ID_LEN);
-    ngx_memcpy(touch->key, key->data, key->len);
-
-    ngx_post_event(&touches->event, &ngx_posted_events);
-}
-
-
-static void
-ngx_http_asana_hook_zone_flush_handler(ngx_event_t *ev)
-{
-    ngx_http_asana_hook_zone_flush(ev->data, ev->log);
-}
-
-
-static void
-ngx_http_asana_hook_zone_flush(ngx_http_asana_hook_zone_t *zone,
-    ngx_log_t *log)
-{
-    time_t                          now;
-    ngx_uint_t                      i, due;
-    ngx_http_asana_hook_touches_t  *touches;
-
-    touches = zone->touches;
-
-    if (touches->n == 0) {
-        return;
-    }
-
-    due = 0;
-    now = ngx_time();
-
-    ngx_shmtx_lock(&zone->shpool->mutex);
-
-    for (i = 0; i < touches->n; i++) {
-        if (ngx_http_asana_hook_zone_account(zone, &touches->touch[i], now)) {
-            due |= (ngx_uint_t) 1 << i;
-        }
-    }
-
-    ngx_shmtx_unlock(&zone->shpool->mutex);
-
-    for (i = 0; due; due >>= 1, i++) {
-        if (due & 1) {
-            ngx_http_asana_hook_zone_write_back(zone, &touches->touch[i], now,
-                                                log);
-        }
-    }
-
-    touches->n = 0;
-}
-
-
-/*
- * Returns 1 if the time is to be written back: at the first delivery, for it
- * proves the secret, and then often enough that a restart does not take an
- * active secret for an inactive one.
- */
-
-static ngx_uint_t
-ngx_http_asana_hook_zone_account(ngx_http_asana_hook_zone_t *zone,
-    ngx_http_asana_hook_touch_t *touch, time_t now)
-{
-    time_t                         interval;
-    ngx_str_t                      key;
-    ngx_http_asana_hook_entry_t   *entry;
-    ngx_http_asana_hook_secret_t  *s;
-
-    key.len = touch->len;
-    key.data = touch->key;
-
-    interval = ngx_http_asana_hook_interval(zone);
-
-    s = NULL;
-    entry = ngx_http_asana_hook_zone_lookup(zone, &key, touch->hash);
-
-    if (entry) {
-        s = ngx_http_asana_hook_zone_secret(
-                                ngx_http_asana_hook_entry_records(entry),
-                                entry->n, touch->id);
-    }
-
-    if (s == NULL) {
-        return now - touch->stored >= interval;
-    }
-
-    s->deliveries += touch->deliveries;
-    s->verified = ngx_max(s->verified, now);
-
-    if (s->stored && s->verified - s->stored < interval) {
-        return 0;
-    }
-
-    /* claimed: no other worker writes it as well */
-    s->stored = s->verified;
-
-    return 1;
-}
-
-
-static void
-ngx_http_asana_hook_zone_write_back(ngx_http_asana_hook_zone_t *zone,
-    ngx_http_asana_hook_touch_t *touch, time_t now, ngx_log_t *log)
-{
-    ngx_str_t                  key;
-    ngx_http_asana_hook_op_t  *op;
-
-    key.len = touch->len;
-    key.data = touch->key;
-
-    op = ngx_http_asana_hook_zone_op(zone, NGX_HTTP_ASANA_HOOK_TOUCH, &key,
-                                     NULL, log);
-    if (op == NULL) {
-        return;
-    }
-
-    op->now = now;
-    op->handler = ngx_http_asana_hook_zone_written;
-    op->data = zone;
-    ngx_memcpy(op->id, touch->id, NGX_HTTP_ASANA_HOOK_ID_LEN);
-
-    if (ngx_http_asana_hook_store_post(zone->store, op) == NGX_OK) {
-        ngx_http_asana_hook_zone_written(op);
-    }
-}
-
-
-/*
- * A time that the store did not take is claimed again soon, or a secret that
- * has verified a delivery would pass for one that never did.
- */
-
-static void
-ngx_http_asana_hook_zone_written(ngx_http_asana_hook_op_t *op)
-{
-    ngx_http_asana_hook_zone_t *zone = op->data;
-
-    time_t                         interval;
-    uint32_t                       hash;
-    ngx_str_t                      key;
-    ngx_http_asana_hook_entry_t   *entry;
-    ngx_http_asana_hook_secret_t  *s;
-
-    if (op->rc == NGX_OK || op->rc == NGX_DECLINED) {
-        ngx_http_asana_hook_op_free(op);
-        return;
-    }
-
-    key.len = op->key_len;
-    key.data = op->key;
-
-    s = NULL;
-    hash = ngx_crc32_short(key.data, key.len);
-    interval = ngx_http_asana_hook_interval(zone);
-
-    ngx_shmtx_lock(&zone->shpool->mutex);
-
-    entry = ngx_http_asana_hook_zone_lookup(zone, &key, hash);
-
-    if (entry) {
-        s = ngx_http_asana_hook_zone_secret(
-                                ngx_http_asana_hook_entry_records(entry),
-                                entry->n, op->id);
-    }
-
-    if (s && s->stored >= op->now) {
-        s->stored = op->now - interval + interval / 60;
-    }
-
-    ngx_shmtx_unlock(&zone->shpool->mutex);
-
-    ngx_http_asana_hook_op_free(op);
 }

@@ -1,0 +1,98 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+/*
+ * Create calls in flight, by worker.  Nothing may keep the door of
+ * "asana_hook_enroll register" open: neither a worker that died nor a call
+ * that was lost.
+ */
+
+
+#include "ngx_http_asana_hook.h"
+
+
+/* seconds after which a create call is not believed any more */
+#define NGX_HTTP_ASANA_HOOK_CREATING  60
+
+
+/* takes a place among those who create, from the dead if need be */
+
+void
+ngx_http_asana_hook_zone_creates(ngx_http_asana_hook_zone_t *zone)
+{
+    ngx_uint_t                      i;
+    ngx_http_asana_hook_creates_t  *creates;
+
+    creates = zone->sh->creates;
+
+    if (creates == NULL) {
+        return;
+    }
+
+    ngx_shmtx_lock(&zone->shpool->mutex);
+
+    for (i = 0; i < NGX_HTTP_ASANA_HOOK_CREATES; i++) {
+
+        if (creates[i].pid == 0 || creates[i].pid == ngx_pid
+            || (kill(creates[i].pid, 0) == -1 && ngx_errno == ESRCH))
+        {
+            creates[i].count = 0;
+            creates[i].pid = ngx_pid;
+            zone->creates = &creates[i];
+            break;
+        }
+    }
+
+    ngx_shmtx_unlock(&zone->shpool->mutex);
+}
+
+
+void
+ngx_http_asana_hook_zone_create_begin(ngx_http_asana_hook_zone_t *zone)
+{
+    if (zone->creates) {
+        zone->creates->last = ngx_time();
+        zone->creates->count++;
+    }
+}
+
+
+void
+ngx_http_asana_hook_zone_create_end(ngx_http_asana_hook_zone_t *zone)
+{
+    if (zone->creates) {
+        zone->creates->count--;
+    }
+}
+
+
+ngx_uint_t
+ngx_http_asana_hook_zone_creating(ngx_http_asana_hook_zone_t *zone)
+{
+    time_t                          now;
+    ngx_uint_t                      i;
+    ngx_http_asana_hook_creates_t  *creates;
+
+    creates = zone->sh->creates;
+
+    if (creates == NULL) {
+        return 0;
+    }
+
+    now = ngx_time();
+
+    for (i = 0; i < NGX_HTTP_ASANA_HOOK_CREATES; i++) {
+
+        if (creates[i].count
+            && now - (time_t) creates[i].last < NGX_HTTP_ASANA_HOOK_CREATING
+            && kill(creates[i].pid, 0) == 0)
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
