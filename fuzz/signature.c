@@ -67,7 +67,8 @@ fuzz_policy(ngx_str_t *value)
         { "off", NGX_HTTP_ASANA_HOOK_OFF },
         { "first", NGX_HTTP_ASANA_HOOK_FIRST },
         { "open", NGX_HTTP_ASANA_HOOK_OPEN },
-        { "confirm", NGX_HTTP_ASANA_HOOK_CONFIRM }
+        { "confirm", NGX_HTTP_ASANA_HOOK_CONFIRM },
+        { "register", NGX_HTTP_ASANA_HOOK_REGISTER }
     };
 
     rc = ngx_http_asana_hook_policy(value, &policy);

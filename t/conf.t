@@ -422,7 +422,8 @@ SKIP: {
     is $r->{status}, 201, 'the create call passes';
     my $made = decode_json($r->{body});
     my $theirs = $made->{'X-Hook-Secret'};
-    like $t->slurp('access.log'), qr/ POST \/asana\/webhooks 201 REGISTERED /,
+    ok wait_for(sub { $t->slurp('access.log')
+                =~ / POST \/asana\/webhooks 201 REGISTERED / }),
         'and its secret is registered';
     like tool($t, 'list'), qr/ @{[secret_id($theirs)]} +active /, 'and active';
     is deliver($t, '/receive-webhook/1200', $theirs, $body)->{status}, 200,
