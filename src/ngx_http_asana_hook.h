@@ -402,7 +402,7 @@ struct ngx_http_asana_hook_shctx_s {
  */
 
 struct ngx_http_asana_hook_creates_s {
-    ngx_pid_t                      pid;
+    ngx_atomic_t                   pid;
     ngx_atomic_t                   count;
     ngx_atomic_t                   last;       /* start of the latest one */
 };

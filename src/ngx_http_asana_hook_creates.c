@@ -24,6 +24,7 @@ void
 ngx_http_asana_hook_zone_creates(ngx_http_asana_hook_zone_t *zone)
 {
     ngx_uint_t                      i;
+    ngx_atomic_uint_t               pid;
     ngx_http_asana_hook_creates_t  *creates;
 
     creates = zone->sh->creates;
@@ -32,21 +33,22 @@ ngx_http_asana_hook_zone_creates(ngx_http_asana_hook_zone_t *zone)
         return;
     }
 
-    ngx_shmtx_lock(&zone->shpool->mutex);
-
     for (i = 0; i < NGX_HTTP_ASANA_HOOK_CREATES; i++) {
 
-        if (creates[i].pid == 0 || creates[i].pid == ngx_pid
-            || (kill(creates[i].pid, 0) == -1 && ngx_errno == ESRCH))
+        pid = creates[i].pid;
+
+        if (pid && pid != (ngx_atomic_uint_t) ngx_pid
+            && kill((ngx_pid_t) pid, 0) == 0)
         {
+            continue;
+        }
+
+        if (ngx_atomic_cmp_set(&creates[i].pid, pid, ngx_pid)) {
             creates[i].count = 0;
-            creates[i].pid = ngx_pid;
             zone->creates = &creates[i];
-            break;
+            return;
         }
     }
-
-    ngx_shmtx_unlock(&zone->shpool->mutex);
 }
 
 
@@ -88,7 +90,7 @@ ngx_http_asana_hook_zone_creating(ngx_http_asana_hook_zone_t *zone)
 
         if (creates[i].count
             && now - (time_t) creates[i].last < NGX_HTTP_ASANA_HOOK_CREATING
-            && kill(creates[i].pid, 0) == 0)
+            && kill((ngx_pid_t) creates[i].pid, 0) == 0)
         {
             return 1;
         }
