@@ -16,8 +16,16 @@ Wrap->usable;
 
 my $t = Receiver->new(
     server => 'client_body_buffer_size 1k;
-        location /api { asana_hook_api hooks write=on; }'
+        location /api { asana_hook_api hooks write=on; }
+        location /confirm {
+            asana_hook hooks; asana_hook_enroll confirm; return 200;
+        }
+        location = /create {
+            asana_hook_register hooks; proxy_pass http://127.0.0.1:APP;
+        }'
 );
+$t->{server} =~ s/APP/$t->{app_port}/;
+$t->{server} =~ s/return 200;/proxy_pass http:\/\/127.0.0.1:$t->{app_port};/;
 my $wrap = Wrap->new($t);
 $t->app->run;
 
@@ -213,6 +221,37 @@ for my $sticky (0, 1) {
             @opt
         );
     }
+}
+
+# the answer to a create call passes as it is, and what is REGISTERED is active
+
+for my $sticky (0, 1) {
+    my ($own, $answer);
+    walk(
+        'create call, ' . ($sticky ? 'all from one on fails' : 'one fails'),
+        sub { return $t->call('POST', '/create', [], 'x') },
+        sub {
+            my ($r) = @_;
+            my @words = $t->slurp('access.log')
+                =~ m{^POST /create \d+ \[(.*?)\]}mg;
+            $t->answer(200, '', 'app');
+            recover();
+            my $verifies = $t->deliver($key, $own, $body)->{status};
+            return 'REGISTERED and not active'
+                if $words[-1] eq 'REGISTERED' && $verifies != 200;
+            return if $r->{status} =~ /^(0|500|503)$/;
+            return $r->{status} == 201 && $r->{body} eq $answer
+                ? undef : 'the answer was changed';
+        },
+        sticky  => $sticky,
+        prepare => sub {
+            $key = '/confirm/' . ++$fresh;
+            $own = sprintf 'own-secret-%020d', $fresh;
+            $answer = qq({"X-Hook-Secret":"$own"});
+            $t->handshake($key, $own);
+            $t->answer(201, '', $answer);
+        }
+    );
 }
 
 # a store that is full in the middle of it
