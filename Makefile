@@ -67,7 +67,8 @@ endif
 
 $(SO): build/module/.configured $(SOURCES)
 	$(MAKE) -s -C build/module/nginx -f objs/Makefile modules
-	cp build/module/nginx/objs/$(MODULE).so $@
+	cp build/module/nginx/objs/$(MODULE).so $@.new
+	mv $@.new $@
 
 build/module/.configured: config Makefile tools/configure
 	CC="$(CC)" tools/configure build/module "$(NGINX_SRC)" dynamic \
