@@ -339,7 +339,8 @@ is $?, 0, 'it was put';
 
 SKIP: {
     my ($script) = grep {-x} map {"$_/script"} split /:/, $ENV{PATH};
-    skip 'no script(1) for a terminal', 8 if !$script;
+    skip 'no script(1) for a terminal', 8
+        if !$script || !open my $ptmx, '+<', '/dev/ptmx';
 
     # Types into the tool on a terminal, after its prompt.
     my $type = sub {
