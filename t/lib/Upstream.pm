@@ -54,7 +54,7 @@ sub serve {
     my ($self, $c, $server) = @_;
     my $t   = $self->{t};
     my $raw = Receiver::read_request($c);
-    return unless $raw =~ /^X-Plan: (\S+)\r$/m;
+    return unless $raw =~ /^X-Plan: (\S+)\r$/mi;
     my $name = $1;
     my $log  = "plans/$name.got";
     $t->write_file($log, $t->slurp($log) . "$$\n$raw");
