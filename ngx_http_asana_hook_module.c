@@ -20,6 +20,7 @@ static void *ngx_http_asana_hook_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 static ngx_int_t ngx_http_asana_hook_role(ngx_conf_t *cf,
+    ngx_http_asana_hook_loc_conf_t *prev,
     ngx_http_asana_hook_loc_conf_t *conf);
 static ngx_int_t ngx_http_asana_hook_known(ngx_conf_t *cf,
     const char *directive, ngx_shm_zone_t *shm_zone);
@@ -159,6 +160,10 @@ ngx_module_t  ngx_http_asana_hook_module = {
     NULL,                                  /* exit master */
     NGX_MODULE_V1_PADDING
 };
+
+
+#define ngx_http_asana_hook_named(shm_zone)                                   \
+    ((shm_zone) != NGX_CONF_UNSET_PTR && (shm_zone) != NULL)
 
 
 #define ngx_http_asana_hook_word(word)                                        \
@@ -327,7 +332,7 @@ ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
 
     ngx_http_asana_hook_zone_t  *zone;
 
-    if (ngx_http_asana_hook_role(cf, conf) != NGX_OK) {
+    if (ngx_http_asana_hook_role(cf, prev, conf) != NGX_OK) {
         return NGX_CONF_ERROR;
     }
 
@@ -366,14 +371,20 @@ ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
  */
 
 static ngx_int_t
-ngx_http_asana_hook_role(ngx_conf_t *cf, ngx_http_asana_hook_loc_conf_t *conf)
+ngx_http_asana_hook_role(ngx_conf_t *cf, ngx_http_asana_hook_loc_conf_t *prev,
+    ngx_http_asana_hook_loc_conf_t *conf)
 {
-    ngx_uint_t  gateway, hook;
+    ngx_uint_t  both, gateway, hook;
 
-    hook = (conf->shm_zone != NGX_CONF_UNSET_PTR && conf->shm_zone);
-    gateway = (conf->gateway != NGX_CONF_UNSET_PTR && conf->gateway);
+    hook = ngx_http_asana_hook_named(conf->shm_zone);
+    gateway = ngx_http_asana_hook_named(conf->gateway);
 
-    if (hook + gateway + (conf->api != NULL) > 1) {
+    /* "http" is the child of nothing: its own two are seen from below */
+
+    both = ngx_http_asana_hook_named(prev->shm_zone)
+           && ngx_http_asana_hook_named(prev->gateway);
+
+    if (both || hook + gateway + (conf->api != NULL) > 1) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "\"asana_hook\", \"asana_hook_register\" and "
                            "\"asana_hook_api\" need locations of their own");

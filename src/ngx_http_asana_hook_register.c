@@ -30,12 +30,15 @@ typedef struct {
     size_t                         len;
     size_t                         size;
 
+    unsigned                       counted:1;  /* as in flight */
     unsigned                       held:1;
     unsigned                       complete:1;
 } ngx_http_asana_hook_create_t;
 
 
 static void ngx_http_asana_hook_register_cleanup(void *data);
+static void ngx_http_asana_hook_register_end(
+    ngx_http_asana_hook_create_t *create);
 static ngx_http_asana_hook_create_t *ngx_http_asana_hook_register_get(
     ngx_http_request_t *r);
 static ngx_int_t ngx_http_asana_hook_register_header_filter(
@@ -86,6 +89,7 @@ ngx_http_asana_hook_register(ngx_http_request_t *r,
 
     ctx->create = create;
 
+    create->counted = 1;
     ngx_http_asana_hook_zone_create_begin(ctx->zone);
 
     return NGX_OK;
@@ -97,7 +101,7 @@ ngx_http_asana_hook_register_cleanup(void *data)
 {
     ngx_http_asana_hook_create_t *create = data;
 
-    ngx_http_asana_hook_zone_create_end(create->zone);
+    ngx_http_asana_hook_register_end(create);
 
     if (create->op) {
         create->op->data = NULL;
@@ -105,6 +109,16 @@ ngx_http_asana_hook_register_cleanup(void *data)
 
     if (create->start) {
         ngx_explicit_memzero(create->start, create->len);
+    }
+}
+
+
+static void
+ngx_http_asana_hook_register_end(ngx_http_asana_hook_create_t *create)
+{
+    if (create->counted) {
+        create->counted = 0;
+        ngx_http_asana_hook_zone_create_end(create->zone);
     }
 }
 
@@ -127,7 +141,19 @@ ngx_http_asana_hook_register_get(ngx_http_request_t *r)
 static ngx_int_t
 ngx_http_asana_hook_register_header_filter(ngx_http_request_t *r)
 {
+    ngx_http_asana_hook_ctx_t     *ctx;
     ngx_http_asana_hook_create_t  *create;
+
+    if (r == r->main) {
+
+        /* Asana has its handshake; the request may linger for long */
+
+        ctx = ngx_http_asana_hook_get_ctx(r);
+
+        if (ctx && ctx->create) {
+            ngx_http_asana_hook_register_end(ctx->create);
+        }
+    }
 
     create = ngx_http_asana_hook_register_get(r);
 
