@@ -21,7 +21,7 @@ my %ways = (
     'off'   => 'proxy_buffering off;',
     'tiny'  => 'proxy_buffer_size 1k; proxy_buffers 2 1k; '
         . 'proxy_busy_buffers_size 1k;',
-    'file'  => 'proxy_store DIR/stored; proxy_buffer_size 1k; '
+    'file'  => 'sendfile on; proxy_store DIR/stored; proxy_buffer_size 1k; '
         . 'proxy_buffers 2 1k; proxy_busy_buffers_size 1k;',
     'ignore' => 'proxy_ignore_client_abort on;',
     'error'  => 'proxy_intercept_errors on; error_page 502 =200 /other;'
