@@ -11,16 +11,17 @@ use Test::More;
 use Receiver qw(port request response wait_for);
 
 my $genuine = 'genuine-' . 'g' x 40;
-my @policies = qw(first open confirm register off token);
+my @policies = qw(first open confirm gateway register off token);
 
 # yes/no: do the stranger's events reach the application; does the genuine
-# webhook work in the end
+# webhook work in the end; "one": one of both and never the other as well
 
 my %expected = (
     later => {
         first    => 'no yes',
         open     => 'yes yes',
         confirm  => 'no yes',
+        gateway  => 'no yes',
         register => 'no yes',
         off      => 'no yes',
         token    => 'no yes'
@@ -29,6 +30,7 @@ my %expected = (
         first    => 'yes no',
         open     => 'yes yes',
         confirm  => 'no yes',
+        gateway  => 'no yes',
         register => 'no yes',
         off      => 'no yes',
         token    => 'no yes'
@@ -37,6 +39,7 @@ my %expected = (
         first    => 'yes no',
         open     => 'yes no',
         confirm  => 'no yes',
+        gateway  => 'no yes',
         register => 'no yes',
         off      => 'no yes',
         token    => 'no yes'
@@ -45,25 +48,65 @@ my %expected = (
         first    => 'no yes',
         open     => 'yes yes',
         confirm  => 'no yes',
+        gateway  => 'no no',
         register => 'no no',
         off      => 'no yes',
         token    => 'no yes'
+    },
+    race => {
+        first    => 'one one',
+        open     => 'yes yes',
+        confirm  => 'no yes',
+        gateway  => 'no yes',
+        register => 'no yes',
+        off      => 'no yes',
+        token    => 'no yes'
+    },
+    own => {
+        first    => 'yes no',
+        open     => 'yes yes',
+        confirm  => 'no yes',
+        gateway  => 'no yes',
+        register => 'no yes',
+        off      => 'no yes',
+        token    => 'no yes'
+    },
+    reach => {
+        first    => 'yes no',
+        open     => 'yes yes',
+        confirm  => 'no yes',
+        gateway  => 'yes yes',
+        register => 'yes yes',
+        off      => 'no yes',
+        token    => 'no yes'
+    },
+    known => {
+        first    => 'yes no',
+        open     => 'yes yes',
+        confirm  => 'no yes',
+        gateway  => 'no yes',
+        register => 'no yes',
+        off      => 'no yes',
+        token    => 'yes no'
     },
     inactive => {
         first    => 'yes no',
         open     => 'yes yes',
         confirm  => 'no yes',
+        gateway  => 'no yes',
         register => 'no yes',
         off      => 'no yes',
         token    => 'no yes'
     },
     replay => { map { $_ => 'yes yes' } @policies }
 );
-my @attacks = qw(later before flood during inactive replay);
+my @attacks = qw(later before flood during race own reach known
+    inactive replay);
 
 my %location = (
     (map { $_ => "asana_hook_enroll $_;" } @policies),
-    token => 'asana_hook_enroll $enroll;'
+    gateway => 'asana_hook_enroll confirm;',
+    token   => 'asana_hook_enroll $enroll;'
 );
 
 my $asana = port();
@@ -74,7 +117,7 @@ my $listen = IO::Socket::INET->new(
     ReuseAddr => 1
 ) or die "listen: $!";
 
-my ($t, $policy, $n);
+my ($t, $policy, $n, $racing);
 
 sub stranger { my ($i) = @_; return sprintf 'stranger-%02d-%s', $i || 1,
         's' x 40 }
@@ -83,29 +126,58 @@ sub uri { return "/hook/$n" }
 
 sub plant { return map { $t->handshake(uri(), stranger($_)) } 1 .. $_[0] }
 
+sub gateway { return $policy eq 'register' || $policy eq 'gateway' }
+
+# a create call through nginx, with what happens before Asana answers
+
+sub through {
+    my ($secret, $in_flight) = @_;
+    my $s = $t->connection;
+    request($s, "POST /create HTTP/1.1\r\nHost: localhost\r\n"
+            . "Content-Length: 1\r\n\r\nx");
+    my $c = $listen->accept;
+    Receiver::read_request($c);
+    $in_flight->();
+    my $body = qq({"X-Hook-Secret":"$secret"});
+    print {$c} "HTTP/1.1 201 Created\r\nContent-Length: "
+        . length($body) . "\r\n\r\n$body";
+    close $c;
+    response($s);
+    return;
+}
+
+# Asana's handshake, and perhaps the stranger's at the same moment
+
+sub enroll {
+    my ($uri) = @_;
+    return $t->handshake($uri, $genuine) if !$racing;
+    my @requests = (
+        Receiver::raw($uri, "X-Hook-Secret: $genuine", ''),
+        Receiver::raw(uri(), 'X-Hook-Secret: ' . stranger(1), '')
+    );
+    @requests = reverse @requests if $racing++ % 2;
+    my @s = map { $t->connection } @requests;
+    request($s[$_], $requests[$_]) for 0, 1;
+    response($_) for @s;
+    return;
+}
+
 # Asana's create call by the way that the policy asks for; the code runs while
 # it is in flight, after the handshake
 
 sub create {
     my ($meanwhile) = @_;
     my $uri = uri();
-    if ($policy eq 'register') {
-        my $s = $t->connection;
-        request($s, "POST /create HTTP/1.1\r\nHost: localhost\r\n"
-                . "Content-Length: 1\r\n\r\nx");
-        my $c = $listen->accept;
-        Receiver::read_request($c);
-        $t->handshake($uri, $genuine);
-        $meanwhile->() if $meanwhile;
-        my $body = qq({"X-Hook-Secret":"$genuine"});
-        print {$c} "HTTP/1.1 201 Created\r\nContent-Length: "
-            . length($body) . "\r\n\r\n$body";
-        close $c;
-        response($s);
+    if (gateway()) {
+        through($genuine, sub {
+            enroll($uri);
+            $meanwhile->() if $meanwhile;
+        });
         return;
     }
-    $t->handshake($uri . ($policy eq 'token' ? '?token=9f3a' : ''), $genuine)
+    enroll($uri . ($policy eq 'token' ? '?token=9f3a' : ''))
         if $policy ne 'off';
+    plant(1) if $policy eq 'off' && $racing;
     $meanwhile->() if $meanwhile;
     $t->call('PUT', "/api/hooks?key=localhost$uri",
         ["X-Hook-Secret: $genuine"])
@@ -141,13 +213,50 @@ my %attack = (
         });
         plant(1);
     },
+    race  => sub { $racing ||= 1; create() },
+
+    # Asana itself brings him a secret, by a create call of his own
+    own   => sub {
+        $t->call('POST', uri(), ['X-Hook-Secret: ' . stranger(1)], '{}');
+        create();
+    },
+
+    # and if he reaches the gateway, it takes his create call for ours
+    reach => sub {
+        if (gateway()) {
+            through(stranger(1), sub { plant(1) });
+        } else {
+            plant(1);
+        }
+        create();
+    },
+    known => sub {
+        $t->handshake(uri() . '?token=9f3a', stranger(1));
+        create();
+    },
     replay => sub { create() }
 );
+
+# over several rounds, for who comes first is a matter of chance
+
+sub race {
+    my %seen;
+    for (1 .. 8) {
+        $n++;
+        $attack{race}->();
+        $seen{ outcome() } = 1;
+    }
+    $racing = 0;
+    my @seen = sort keys %seen;
+    return "@seen" =~ /^(?:no yes|yes no|no yes yes no)$/
+        && $policy eq 'first' ? 'one one' : join ', ', @seen;
+}
 
 my %got;
 for (@policies) {
     $policy = $_;
     $t = Receiver->new(
+        workers  => 2,
         zone     => 'max_secrets=4 inactive=2s',
         http     => 'map $arg_token $enroll { default off; 9f3a first; }',
         location => $location{$policy},
@@ -157,8 +266,9 @@ for (@policies) {
     )->app->run;
     for my $attack (@attacks) {
         $n++;
-        $attack{$attack}->();
-        $got{$attack}{$policy} = $attack eq 'replay'
+        $attack{$attack}->() if $attack ne 'race';
+        $got{$attack}{$policy} = $attack eq 'race' ? race()
+            : $attack eq 'replay'
             ? reaches($genuine) . ' ' . reaches($genuine) : outcome();
         is $got{$attack}{$policy}, $expected{$attack}{$policy},
             "$attack, $policy";
