@@ -38,7 +38,7 @@ ngx_http_asana_hook_zone_creates(ngx_http_asana_hook_zone_t *zone)
         pid = creates[i].pid;
 
         if (pid && pid != (ngx_atomic_uint_t) ngx_pid
-            && kill((ngx_pid_t) pid, 0) == 0)
+            && (kill((ngx_pid_t) pid, 0) == 0 || ngx_errno != ESRCH))
         {
             continue;
         }
