@@ -811,6 +811,13 @@ void ngx_http_asana_hook_headers(ngx_http_request_t *r,
     ngx_http_asana_hook_headers_t *h);
 
 /*
+ * Evaluates the key of the request and its hash; NGX_DECLINED if it is empty
+ * or too long, NGX_ERROR if there is no memory.
+ */
+ngx_int_t ngx_http_asana_hook_key(ngx_http_request_t *r,
+    ngx_http_asana_hook_ctx_t *ctx);
+
+/*
  * Logs why the request is rejected, and sets the word; returns what the
  * phase handler is to return.
  */

@@ -51,7 +51,6 @@ ngx_http_asana_hook_handler(ngx_http_request_t *r)
 {
     ngx_int_t                        rc;
     ngx_http_asana_hook_ctx_t       *ctx;
-    ngx_http_asana_hook_zone_t      *zone;
     ngx_http_asana_hook_headers_t    h;
     ngx_http_asana_hook_loc_conf_t  *ahcf;
 
@@ -79,15 +78,8 @@ ngx_http_asana_hook_handler(ngx_http_request_t *r)
         return ngx_http_asana_hook_create_call(r, ahcf->gateway->data);
     }
 
-    zone = ahcf->shm_zone->data;
-
-    ctx = ngx_http_asana_hook_create_ctx(r, zone);
+    ctx = ngx_http_asana_hook_create_ctx(r, ahcf->shm_zone->data);
     if (ctx == NULL) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    if (ngx_http_complex_value(r, &zone->key, &ctx->key) != NGX_OK) {
-        ctx->status = NGX_HTTP_ASANA_HOOK_ERROR;
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
@@ -258,6 +250,23 @@ ngx_http_asana_hook_bypass(ngx_http_request_t *r)
 }
 
 
+ngx_int_t
+ngx_http_asana_hook_key(ngx_http_request_t *r, ngx_http_asana_hook_ctx_t *ctx)
+{
+    if (ngx_http_complex_value(r, &ctx->zone->key, &ctx->key) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (ctx->key.len == 0 || ctx->key.len > NGX_HTTP_ASANA_HOOK_MAX_KEY) {
+        return NGX_DECLINED;
+    }
+
+    ctx->hash = ngx_crc32_short(ctx->key.data, ctx->key.len);
+
+    return NGX_OK;
+}
+
+
 static ngx_int_t
 ngx_http_asana_hook_delivery(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx, ngx_http_asana_hook_headers_t *h)
@@ -279,14 +288,19 @@ ngx_http_asana_hook_delivery(ngx_http_request_t *r,
                                           "not 64 hex digits");
     }
 
-    if (ctx->key.len == 0 || ctx->key.len > NGX_HTTP_ASANA_HOOK_MAX_KEY) {
+    ctx->status = NGX_HTTP_ASANA_HOOK_ERROR;
+
+    rc = ngx_http_asana_hook_key(r, ctx);
+
+    if (rc == NGX_ERROR) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (rc == NGX_DECLINED) {
         return ngx_http_asana_hook_reject(r, ctx, NGX_HTTP_ASANA_HOOK_UNKNOWN,
                                           "its key is empty or longer than "
                                           "480 bytes");
     }
-
-    ctx->status = NGX_HTTP_ASANA_HOOK_ERROR;
-    ctx->hash = ngx_crc32_short(ctx->key.data, ctx->key.len);
 
     rc = ngx_http_asana_hook_zone_find(ctx->zone, &ctx->key, ctx->hash,
                                        &ctx->set, r->connection->log);

@@ -49,13 +49,17 @@ ngx_http_asana_hook_handshake(ngx_http_request_t *r,
     } else if (!ngx_http_asana_hook_secret_valid(&h->secret)) {
         reason = "\"X-Hook-Secret\" is not 16 to 255 visible ASCII characters";
 
-    } else if (ctx->key.len == 0
-               || ctx->key.len > NGX_HTTP_ASANA_HOOK_MAX_KEY)
-    {
-        reason = "its key is empty or longer than 480 bytes";
-
     } else {
-        reason = NULL;
+        ctx->status = NGX_HTTP_ASANA_HOOK_ERROR;
+
+        rc = ngx_http_asana_hook_key(r, ctx);
+
+        if (rc == NGX_ERROR) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+        reason = (rc == NGX_OK) ? NULL
+                                : "its key is empty or longer than 480 bytes";
     }
 
     if (reason) {
@@ -65,9 +69,7 @@ ngx_http_asana_hook_handshake(ngx_http_request_t *r,
         return NGX_HTTP_BAD_REQUEST;
     }
 
-    ctx->status = NGX_HTTP_ASANA_HOOK_ERROR;
     ctx->secret = h->secret;
-    ctx->hash = ngx_crc32_short(ctx->key.data, ctx->key.len);
 
     if (ngx_http_asana_hook_enroll_policy(r, &policy) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
