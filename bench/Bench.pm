@@ -4,6 +4,8 @@ package Bench;
 # its own with one worker, and rounds of a quarter of a second in turn.  Only
 # one side is under load at a time.  The figure is the median of the ratios of
 # neighbouring rounds, for single rounds differ by far more than the sides do.
+#
+# A single worker has the last core for itself, and all the rest the others.
 
 use strict;
 use warnings;
@@ -23,10 +25,11 @@ use Receiver qw(port);
 
 our @EXPORT_OK = qw(options start_app side hook_side enroll secret body event
     script use_script
-    heading show self_check record compare machine stop);
+    heading show self_check record compare machine cores stop);
 
 my %opt = (rounds => 40, seconds => 0.25, connections => 16);
 my (@running, $app);
+my $cores = () = `cat /proc/cpuinfo` =~ /^processor/mg;
 
 # Reads the options given and those of all benchmarks; the rest is a usage.
 
@@ -43,14 +46,19 @@ sub options {
     `wrk -v 2>&1` =~ /^wrk/ or die "wrk is missing: apt-get install wrk\n";
     %opt = %all;
     $SIG{INT} = $SIG{TERM} = sub { exit 1 };
+    if ($cores > 1) {
+        system("taskset -cp 0-@{[$cores - 2]} $$ >/dev/null") == 0
+            or die "taskset failed\n";
+    }
     return \%opt;
 }
+
+sub cores { return $cores }
 
 # The machine in one line, without its name.
 
 sub machine {
     my ($model) = `grep -m1 'model name' /proc/cpuinfo` =~ /: (.*)/;
-    my $cores = () = `cat /proc/cpuinfo` =~ /^processor/mg;
     my ($os, $kernel) = (uname())[0, 2];
     $kernel =~ s/^(\d+\.\d+).*/$1/;
     my $nginx = Receiver::binary();
@@ -61,6 +69,15 @@ sub machine {
     return sprintf '%s, %d cores, %s %s, nginx %s, %s',
         $model || 'unknown', $cores, $os, $kernel, $version,
         $ssl || 'OpenSSL unknown';
+}
+
+# The lines for so many workers; more than one may run on any core.
+
+sub workers {
+    my ($n) = @_;
+    my $mask = $n > 1 ? '1' x $cores : '1' . '0' x ($cores - 1);
+    return "worker_processes $n;\nworker_cpu_affinity"
+        . " $mask" x $n . ';';
 }
 
 # The configuration of a side.  Options: module (load it), threads (of a pool
@@ -87,7 +104,7 @@ $user
 pid %d/nginx.pid;
 lock_file %d/nginx.lock;
 error_log %d/error.log $side->{level};
-worker_processes $side->{workers};
+@{[workers($side->{workers})]}
 $pool
 events { worker_connections 1024; }
 http {
