@@ -29,7 +29,7 @@ sub start {
         . "location = /ignore { $pass proxy_ignore_client_abort on; } "
         . "location = /page { $pass error_page 502 = /moved; } "
         . 'location = /moved { return 200 moved; } '
-        . 'location /api { asana_hook_api hooks; }';
+        . 'location /api { asana_hook_api hooks write=on; }';
     return $t->app;
 }
 
@@ -38,6 +38,14 @@ sub start {
 sub store {
     my ($txn) = qx(mdb_stat -e $t->{dir}/state) =~ /transaction ID: (\d+)/;
     return $txn;
+}
+
+# commits are one after the other: that of a first delivery is over then
+
+sub settle {
+    my $uri = '/api/hooks?key=/settle/' . ++$n;
+    return is $t->call('PUT', $uri, ['X-Hook-Secret: ' . secret()])->{status},
+        201, 'settled';
 }
 
 sub door {
@@ -57,10 +65,10 @@ sub stalled {
 }
 
 start()->run;
-my $before = store();
-ok defined $before, 'the store says how often it was written';
 is door(), 'shut', 'no create call: refused';
 is_deeply [$t->words], ['REFUSED'], 'REFUSED';
+my $before = store();
+ok defined $before, 'the store says how often it was written';
 door() for 1 .. 20;
 is store(), $before, 'and nothing is written';
 like $t->slurp('error.log'), qr/no create call is in flight/, 'the log says';
@@ -90,6 +98,7 @@ for my $headers ([], ['Connection: keep-alive']) {
     is response($s)->{status}, 201, 'the answer';
     is door(), 'shut', 'shut when it is there: ' . ("@{$headers}" || 'close');
     is $t->deliver($uri, $secret, '{"events":[1]}')->{status}, 200, 'active';
+    settle();
     $before = store();
     is $t->handshake($uri, $secret)->{status}, 200, 'what is held is echoed';
     is store(), $before, 'without a commit';
