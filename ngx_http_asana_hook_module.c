@@ -616,8 +616,10 @@ ngx_http_asana_hook_enum(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 static ngx_int_t
 ngx_http_asana_hook_init(ngx_conf_t *cf)
 {
+    ngx_uint_t                        i;
     ngx_http_handler_pt              *h;
     ngx_http_core_main_conf_t        *cmcf;
+    ngx_http_asana_hook_zone_t      **zones;
     ngx_http_asana_hook_main_conf_t  *amcf;
 
     amcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_asana_hook_module);
@@ -626,9 +628,13 @@ ngx_http_asana_hook_init(ngx_conf_t *cf)
         return NGX_OK;
     }
 
-    amcf->hmac = ngx_http_asana_hook_hmac_create(cf->pool, cf->log);
-    if (amcf->hmac == NULL) {
-        return NGX_ERROR;
+    zones = amcf->zones.elts;
+
+    for (i = 0; i < amcf->zones.nelts; i++) {
+        zones[i]->hmac = ngx_http_asana_hook_hmac_create(cf->pool, cf->log);
+        if (zones[i]->hmac == NULL) {
+            return NGX_ERROR;
+        }
     }
 
     cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);

@@ -64,7 +64,8 @@ fuzz_unchanged(ngx_chain_t *cl, ngx_str_t *body)
 
 
 static void
-fuzz_short_file(ngx_chain_t *cl, u_char *secret, size_t len, ngx_pool_t *pool)
+fuzz_short_file(ngx_chain_t *cl, ngx_http_asana_hook_secret_t *s,
+    ngx_pool_t *pool)
 {
     u_char  mac[NGX_HTTP_ASANA_HOOK_MAC_LEN];
 
@@ -76,46 +77,62 @@ fuzz_short_file(ngx_chain_t *cl, u_char *secret, size_t len, ngx_pool_t *pool)
 
     cl->buf->file_last++;
 
-    check(ngx_http_asana_hook_hmac(fuzz_hmac(), secret, len, cl, pool, mac)
+    check(ngx_http_asana_hook_hmac(fuzz_hmac(), s, 1, cl, pool, mac)
           == NGX_ERROR);
+
+    cl->buf->file_last--;
 }
 
 
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    u_char         *secret, want[EVP_MAX_MD_SIZE];
-    u_char          mac[NGX_HTTP_ASANA_HOOK_MAC_LEN];
-    u_char          id[NGX_HTTP_ASANA_HOOK_ID_LEN];
-    size_t          len;
-    ngx_str_t       body;
-    ngx_pool_t     *pool;
-    ngx_chain_t    *cl;
-    unsigned int    n;
+    u_char                         want[EVP_MAX_MD_SIZE];
+    u_char                         mac[NGX_HTTP_ASANA_HOOK_MAC_LEN];
+    size_t                         len;
+    ngx_str_t                      body;
+    ngx_pool_t                    *pool;
+    ngx_uint_t                     i;
+    ngx_chain_t                   *cl;
+    unsigned int                   n;
+    ngx_http_asana_hook_secret_t  *s;
 
     if (size == 0) {
         return 0;
     }
 
+    ngx_time_update();
+
     pool = fuzz_pool();
 
     len = ngx_min(data[0], size - 1);
-    secret = fuzz_copy(pool, data + 1, len);
+
+    s = ngx_pcalloc(pool, ngx_http_asana_hook_secret_size(len));
+    check(s);
+
+    s->len = (u_char) len;
+    ngx_memcpy(s->data, data + 1, len);
+
+    check(ngx_http_asana_hook_secret_id(s->data, len, s->id) == NGX_OK);
+    check(SHA256(s->data, len, want));
+    check(memcmp(s->id, want, sizeof(s->id)) == 0);
 
     cl = fuzz_chain(pool, data + 1 + len, size - 1 - len, &body);
 
-    check(ngx_http_asana_hook_hmac(fuzz_hmac(), secret, len, cl, pool, mac)
-          == NGX_OK);
-    check(HMAC(EVP_sha256(), secret, len, body.data, body.len, want, &n));
-    check(n == sizeof(mac) && memcmp(mac, want, n) == 0);
+    check(HMAC(EVP_sha256(), s->data, len, body.data, body.len, want, &n));
 
-    fuzz_unchanged(cl, &body);
+    /* with the key of the last input, with one that is kept, and anew */
 
-    check(ngx_http_asana_hook_secret_id(secret, len, id) == NGX_OK);
-    check(SHA256(secret, len, want));
-    check(memcmp(id, want, sizeof(id)) == 0);
+    for (i = 0; i < 4; i++) {
+        check(ngx_http_asana_hook_hmac(fuzz_hmac(), s, 1 + i / 3, cl, pool,
+                                       mac)
+              == NGX_OK);
+        check(n == sizeof(mac) && memcmp(mac, want, n) == 0);
 
-    fuzz_short_file(cl, secret, len, pool);
+        fuzz_unchanged(cl, &body);
+
+        fuzz_short_file(cl, s, pool);
+    }
 
     ngx_destroy_pool(pool);
 

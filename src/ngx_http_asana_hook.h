@@ -231,6 +231,7 @@ typedef struct {
 typedef struct ngx_http_asana_hook_shctx_s    ngx_http_asana_hook_shctx_t;
 typedef struct ngx_http_asana_hook_touches_s  ngx_http_asana_hook_touches_t;
 typedef struct ngx_http_asana_hook_creates_s  ngx_http_asana_hook_creates_t;
+typedef struct ngx_http_asana_hook_hmac_s     ngx_http_asana_hook_hmac_t;
 
 
 typedef struct {
@@ -250,6 +251,7 @@ typedef struct {
     ngx_http_asana_hook_counters_t  *counters;
 
     /* of this process */
+    ngx_http_asana_hook_hmac_t    *hmac;
     ngx_http_asana_hook_store_t   *store;
     ngx_http_asana_hook_touches_t *touches;
     ngx_http_asana_hook_creates_t *creates;   /* in the zone */
@@ -258,30 +260,29 @@ typedef struct {
 } ngx_http_asana_hook_zone_t;
 
 
-typedef struct ngx_http_asana_hook_hmac_s  ngx_http_asana_hook_hmac_t;
-
-
 /*
  * signature: knows neither zones nor requests.
  */
 
 /*
- * Returns HMAC state that lives as long as the pool; each process uses its
- * own copy, in its main thread alone.  NULL if OpenSSL fails, with a line in
- * the log.
+ * Returns HMAC state of a zone that lives as long as the pool; each process
+ * uses its own copy, in its main thread alone.  NULL if OpenSSL fails, with a
+ * line in the log.
  */
 ngx_http_asana_hook_hmac_t *ngx_http_asana_hook_hmac_create(ngx_pool_t *pool,
     ngx_log_t *log);
 
 /*
  * Computes HMAC-SHA256 (RFC 2104) of the body with the text of the secret
- * as the key (Asana, "Webhooks guide") into mac[MAC_LEN].  Buffers are read
- * where they lie, in memory or in a file, and left unchanged.  NGX_ERROR if
- * OpenSSL fails or a file cannot be read; the reason is logged.
+ * as the key (Asana, "Webhooks guide") into mac[MAC_LEN].  Keys of secrets
+ * are kept ready; the first call with another txnid, that of the transaction
+ * in which the secret was read, overwrites them, once a second at most.
+ * Buffers are read where they lie, in memory or in a file, and left unchanged.
+ * NGX_ERROR if OpenSSL fails or a file cannot be read; the reason is logged.
  */
 ngx_int_t ngx_http_asana_hook_hmac(ngx_http_asana_hook_hmac_t *hmac,
-    u_char *secret, size_t len, ngx_chain_t *body, ngx_pool_t *pool,
-    u_char *mac);
+    ngx_http_asana_hook_secret_t *s, uint64_t txnid, ngx_chain_t *body,
+    ngx_pool_t *pool, u_char *mac);
 
 /* Writes SHA-256(secret), cut to ID_LEN bytes, to id; NGX_ERROR on failure. */
 ngx_int_t ngx_http_asana_hook_secret_id(u_char *secret, size_t len,
@@ -738,7 +739,6 @@ int ngx_http_asana_hook_record_oldest(ngx_http_asana_hook_records_t *recs,
 
 typedef struct {
     ngx_array_t                    zones;    /* ngx_http_asana_hook_zone_t * */
-    ngx_http_asana_hook_hmac_t    *hmac;
     ngx_flag_t                     enabled;
     ngx_flag_t                     gateway;
 } ngx_http_asana_hook_main_conf_t;

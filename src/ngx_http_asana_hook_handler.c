@@ -353,7 +353,6 @@ ngx_http_asana_hook_verify(ngx_http_request_t *r,
     ngx_int_t                       rc;
     ngx_uint_t                      i, found;
     ngx_http_asana_hook_secret_t   *s, **candidate;
-    ngx_http_asana_hook_main_conf_t *amcf;
 
     /* a body that was discarded can prove nothing */
 
@@ -380,8 +379,6 @@ ngx_http_asana_hook_verify(ngx_http_request_t *r,
         }
     }
 
-    amcf = ngx_http_get_module_main_conf(r, ngx_http_asana_hook_module);
-
     candidate = ngx_http_asana_hook_candidates(r, ctx);
     if (candidate == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -394,7 +391,7 @@ ngx_http_asana_hook_verify(ngx_http_request_t *r,
 
         s = candidate[i];
 
-        if (ngx_http_asana_hook_hmac(amcf->hmac, s->data, s->len,
+        if (ngx_http_asana_hook_hmac(ctx->zone->hmac, s, ctx->set.txnid,
                                      r->request_body->bufs, r->pool, mac)
             != NGX_OK)
         {

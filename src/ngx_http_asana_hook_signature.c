@@ -7,15 +7,38 @@
 #include "ngx_http_asana_hook.h"
 
 #include <openssl/core_names.h>
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
 
 
 #define NGX_HTTP_ASANA_HOOK_READ_SIZE  32768
 
+/* bytes that are hashed while the next ones are fetched */
+#define NGX_HTTP_ASANA_HOOK_BLOCK      1024
+
+/* secrets whose HMAC keys are kept ready: by the first byte of their id */
+#define NGX_HTTP_ASANA_HOOK_KEYS       256
+
+
+#if (__GNUC__)
+#define ngx_http_asana_hook_prefetch(p)  __builtin_prefetch(p)
+#else
+#define ngx_http_asana_hook_prefetch(p)
+#endif
+
+
+typedef struct {
+    EVP_MAC_CTX                   *ctx;
+    size_t                         len;
+    u_char                         secret[NGX_HTTP_ASANA_HOOK_MAX_SECRET];
+} ngx_http_asana_hook_key_t;
+
 
 struct ngx_http_asana_hook_hmac_s {
     EVP_MAC                       *mac;
-    EVP_MAC_CTX                   *ctx;
+    uint64_t                       txnid;
+    time_t                         forgot;
+    ngx_http_asana_hook_key_t      keys[NGX_HTTP_ASANA_HOOK_KEYS];
 };
 
 
@@ -25,6 +48,12 @@ typedef ngx_int_t (*ngx_http_asana_hook_piece_pt)(void *data, u_char *p,
     size_t len);
 
 
+static EVP_MAC_CTX *ngx_http_asana_hook_hmac_start(
+    ngx_http_asana_hook_hmac_t *hmac, ngx_http_asana_hook_secret_t *s);
+static EVP_MAC_CTX *ngx_http_asana_hook_hmac_ctx(
+    ngx_http_asana_hook_hmac_t *hmac);
+static void ngx_http_asana_hook_hmac_forget(ngx_http_asana_hook_hmac_t *hmac);
+static void ngx_http_asana_hook_hmac_cleanup(void *data);
 static ngx_int_t ngx_http_asana_hook_walk(ngx_chain_t *body, ngx_pool_t *pool,
     ngx_http_asana_hook_piece_pt piece, void *data);
 static ngx_int_t ngx_http_asana_hook_walk_file(ngx_buf_t *b, ngx_pool_t *pool,
@@ -33,7 +62,6 @@ static ngx_int_t ngx_http_asana_hook_hmac_piece(void *data, u_char *p,
     size_t len);
 static ngx_int_t ngx_http_asana_hook_scan_piece(void *data, u_char *p,
     size_t len);
-static void ngx_http_asana_hook_hmac_cleanup(void *data);
 
 
 /* the tokens of a heartbeat; a space stands for any white space */
@@ -44,7 +72,6 @@ static u_char  ngx_http_asana_hook_empty[] = " { \"events\" : [ ] } ";
 ngx_http_asana_hook_hmac_t *
 ngx_http_asana_hook_hmac_create(ngx_pool_t *pool, ngx_log_t *log)
 {
-    OSSL_PARAM                   params[2];
     ngx_pool_cleanup_t          *cln;
     ngx_http_asana_hook_hmac_t  *hmac;
 
@@ -58,17 +85,13 @@ ngx_http_asana_hook_hmac_create(ngx_pool_t *pool, ngx_log_t *log)
 
     cln->handler = ngx_http_asana_hook_hmac_cleanup;
 
-    params[0] = OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST,
-                                                 (char *) "SHA256", 0);
-    params[1] = OSSL_PARAM_construct_end();
-
     hmac->mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
 
     if (hmac->mac) {
-        hmac->ctx = EVP_MAC_CTX_new(hmac->mac);
+        hmac->keys[0].ctx = ngx_http_asana_hook_hmac_ctx(hmac);
     }
 
-    if (hmac->ctx == NULL || !EVP_MAC_CTX_set_params(hmac->ctx, params)) {
+    if (hmac->keys[0].ctx == NULL) {
         ngx_log_error(NGX_LOG_CRIT, log, 0,
                       "asana_hook: OpenSSL has no HMAC-SHA256");
         return NULL;
@@ -83,42 +106,128 @@ ngx_http_asana_hook_hmac_cleanup(void *data)
 {
     ngx_http_asana_hook_hmac_t  *hmac = data;
 
-    EVP_MAC_CTX_free(hmac->ctx);
+    ngx_http_asana_hook_hmac_forget(hmac);
+
     EVP_MAC_free(hmac->mac);
 }
 
 
 ngx_int_t
-ngx_http_asana_hook_hmac(ngx_http_asana_hook_hmac_t *hmac, u_char *secret,
-    size_t len, ngx_chain_t *body, ngx_pool_t *pool, u_char *mac)
+ngx_http_asana_hook_hmac(ngx_http_asana_hook_hmac_t *hmac,
+    ngx_http_asana_hook_secret_t *s, uint64_t txnid, ngx_chain_t *body,
+    ngx_pool_t *pool, u_char *mac)
 {
-    size_t  size;
+    size_t        size;
+    EVP_MAC_CTX  *ctx;
 
-    if (!EVP_MAC_init(hmac->ctx, secret, len, NULL)) {
-        goto failed;
+    /* one of them may have been revoked; not at each of many handshakes */
+
+    if (hmac->txnid != txnid && hmac->forgot != ngx_time()) {
+        ngx_http_asana_hook_hmac_forget(hmac);
+        hmac->txnid = txnid;
+        hmac->forgot = ngx_time();
     }
 
-    if (ngx_http_asana_hook_walk(body, pool, ngx_http_asana_hook_hmac_piece,
-                                 hmac->ctx)
-        != NGX_OK)
-    {
-        goto failed;
-    }
+    ctx = ngx_http_asana_hook_hmac_start(hmac, s);
 
-    if (!EVP_MAC_final(hmac->ctx, mac, &size, NGX_HTTP_ASANA_HOOK_MAC_LEN)
+    if (ctx == NULL
+        || ngx_http_asana_hook_walk(body, pool, ngx_http_asana_hook_hmac_piece,
+                                    ctx)
+           != NGX_OK
+        || !EVP_MAC_final(ctx, mac, &size, NGX_HTTP_ASANA_HOOK_MAC_LEN)
         || size != NGX_HTTP_ASANA_HOOK_MAC_LEN)
     {
-        goto failed;
+        ngx_log_error(NGX_LOG_CRIT, pool->log, 0,
+                      "asana_hook: computing the HMAC of the body failed");
+        return NGX_ERROR;
     }
 
     return NGX_OK;
+}
 
-failed:
 
-    ngx_log_error(NGX_LOG_CRIT, pool->log, 0,
-                  "asana_hook: computing the HMAC of the body failed");
+/*
+ * To derive the key anew for each body would cost a quarter of the SHA-256 of
+ * a small one.
+ */
 
-    return NGX_ERROR;
+static EVP_MAC_CTX *
+ngx_http_asana_hook_hmac_start(ngx_http_asana_hook_hmac_t *hmac,
+    ngx_http_asana_hook_secret_t *s)
+{
+    ngx_http_asana_hook_key_t  *key;
+
+    key = &hmac->keys[s->id[0]];
+
+    if (key->len
+        && key->len == s->len
+        && ngx_memcmp(key->secret, s->data, s->len) == 0)
+    {
+        return EVP_MAC_init(key->ctx, NULL, 0, NULL) ? key->ctx : NULL;
+    }
+
+    key->len = 0;
+
+    if (key->ctx == NULL) {
+        key->ctx = ngx_http_asana_hook_hmac_ctx(hmac);
+        if (key->ctx == NULL) {
+            return NULL;
+        }
+    }
+
+    if (!EVP_MAC_init(key->ctx, s->data, s->len, NULL)) {
+        return NULL;
+    }
+
+    /* before 3.0.3 a context cannot be started again with the key it has */
+
+    if (OpenSSL_version_num() >= 0x30000030L) {
+        ngx_memcpy(key->secret, s->data, s->len);
+        key->len = s->len;
+    }
+
+    return key->ctx;
+}
+
+
+static EVP_MAC_CTX *
+ngx_http_asana_hook_hmac_ctx(ngx_http_asana_hook_hmac_t *hmac)
+{
+    OSSL_PARAM    params[2];
+    EVP_MAC_CTX  *ctx;
+
+    ctx = EVP_MAC_CTX_new(hmac->mac);
+    if (ctx == NULL) {
+        return NULL;
+    }
+
+    params[0] = OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST,
+                                                 (char *) "SHA256", 0);
+    params[1] = OSSL_PARAM_construct_end();
+
+    if (!EVP_MAC_CTX_set_params(ctx, params)) {
+        EVP_MAC_CTX_free(ctx);
+        return NULL;
+    }
+
+    return ctx;
+}
+
+
+static void
+ngx_http_asana_hook_hmac_forget(ngx_http_asana_hook_hmac_t *hmac)
+{
+    ngx_uint_t                  i;
+    ngx_http_asana_hook_key_t  *key;
+
+    for (i = 0; i < NGX_HTTP_ASANA_HOOK_KEYS; i++) {
+        key = &hmac->keys[i];
+
+        if (key->ctx) {
+            EVP_MAC_CTX_free(key->ctx);
+            ngx_explicit_memzero(key, sizeof(ngx_http_asana_hook_key_t));
+        }
+    }
 }
 
 
@@ -127,7 +236,28 @@ ngx_http_asana_hook_hmac_piece(void *data, u_char *p, size_t len)
 {
     EVP_MAC_CTX *ctx = data;
 
-    return EVP_MAC_update(ctx, p, len) ? NGX_OK : NGX_ERROR;
+    size_t      n;
+    ngx_uint_t  i;
+
+    /*
+     * A large body has left the processor's cache; what is hashed next is
+     * fetched meanwhile, which the processor does not do well by itself.
+     */
+
+    for ( /* void */ ; len; p += n, len -= n) {
+
+        n = ngx_min(len, NGX_HTTP_ASANA_HOOK_BLOCK);
+
+        for (i = n; i < ngx_min(len, 2 * NGX_HTTP_ASANA_HOOK_BLOCK); i += 64) {
+            ngx_http_asana_hook_prefetch(p + i);
+        }
+
+        if (!EVP_MAC_update(ctx, p, n)) {
+            return NGX_ERROR;
+        }
+    }
+
+    return NGX_OK;
 }
 
 

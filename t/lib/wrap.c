@@ -364,16 +364,9 @@ KEEP(void, qsort, (void *base, size_t n, size_t size,
 WRAP(int, EVP_Digest, (const void *data, size_t n, unsigned char *md,
      unsigned int *size, const EVP_MD *type, ENGINE *e),
      (data, n, md, size, type, e), 0)
-WRAP(int, EVP_DigestInit_ex, (EVP_MD_CTX *ctx, const EVP_MD *type, ENGINE *e),
-     (ctx, type, e), 0)
-WRAP(int, EVP_DigestInit_ex2, (EVP_MD_CTX *ctx, const EVP_MD *type,
-     const OSSL_PARAM params[]), (ctx, type, params), 0)
-WRAP(int, EVP_DigestUpdate, (EVP_MD_CTX *ctx, const void *d, size_t n),
-     (ctx, d, n), 0)
-WRAP(int, EVP_DigestFinal_ex, (EVP_MD_CTX *ctx, unsigned char *md,
-     unsigned int *s), (ctx, md, s), 0)
-WRAP(int, EVP_MD_CTX_copy_ex, (EVP_MD_CTX *out, const EVP_MD_CTX *in),
-     (out, in), 0)
+WRAP(EVP_MAC_CTX *, EVP_MAC_CTX_new, (EVP_MAC *mac), (mac), NULL)
+WRAP(int, EVP_MAC_CTX_set_params, (EVP_MAC_CTX *ctx,
+     const OSSL_PARAM params[]), (ctx, params), 0)
 WRAP(int, EVP_MAC_init, (EVP_MAC_CTX *ctx, const unsigned char *key,
      size_t keylen, const OSSL_PARAM params[]), (ctx, key, keylen, params), 0)
 WRAP(int, EVP_MAC_update, (EVP_MAC_CTX *ctx, const unsigned char *data,
