@@ -365,7 +365,7 @@ ngx_http_asana_hook_api_key(ngx_http_request_t *r,
     set.pool = r->pool;
 
     rc = ngx_http_asana_hook_zone_find(zone, key,
-                                       ngx_crc32_short(key->data, key->len),
+                                       ngx_hash_key(key->data, key->len),
                                        &set, r->connection->log);
 
     if (rc == NGX_ERROR) {
@@ -525,7 +525,7 @@ ngx_http_asana_hook_api_outcome(ngx_http_asana_hook_write_t *w)
         }
 
         ngx_http_asana_hook_zone_forget(w->zone, &w->key,
-                                        ngx_crc32_short(w->key.data,
+                                        ngx_hash_key(w->key.data,
                                                         w->key.len));
 
         return ngx_http_asana_hook_api_send(r, NGX_HTTP_NO_CONTENT, NULL,

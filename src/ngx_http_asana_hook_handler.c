@@ -261,7 +261,7 @@ ngx_http_asana_hook_key(ngx_http_request_t *r, ngx_http_asana_hook_ctx_t *ctx)
         return NGX_DECLINED;
     }
 
-    ctx->hash = ngx_crc32_short(ctx->key.data, ctx->key.len);
+    ctx->hash = ngx_hash_key(ctx->key.data, ctx->key.len);
 
     return NGX_OK;
 }

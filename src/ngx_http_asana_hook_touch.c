@@ -255,7 +255,7 @@ ngx_http_asana_hook_zone_written(ngx_http_asana_hook_op_t *op)
     key.data = op->key;
 
     s = NULL;
-    hash = ngx_crc32_short(key.data, key.len);
+    hash = ngx_hash_key(key.data, key.len);
     interval = ngx_http_asana_hook_interval(zone);
 
     ngx_shmtx_lock(&zone->shpool->mutex);

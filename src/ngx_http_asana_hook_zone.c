@@ -383,7 +383,7 @@ ngx_http_asana_hook_zone_update(ngx_http_asana_hook_zone_t *zone,
     uint32_t                      hash;
     ngx_http_asana_hook_entry_t  *entry;
 
-    hash = ngx_crc32_short(key->data, key->len);
+    hash = ngx_hash_key(key->data, key->len);
 
     ngx_shmtx_lock(&zone->shpool->mutex);
 
