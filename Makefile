@@ -33,9 +33,9 @@ WARNINGS = -Wall -Wextra -Wno-unused-parameter -Werror
 CFLAGS ?= -g -O2 -fstack-protector-strong -D_FORTIFY_SOURCE=2
 ASAN = -fsanitize=address,undefined \
 	-fno-sanitize=alignment,pointer-overflow,nonnull-attribute
-# nginx leaves what its cycle holds to the end of the process
-ASAN_OPTIONS = detect_leaks=0:detect_odr_violation=0
-SANITIZED = ASANA_HOOK_STATIC=1 ASAN_OPTIONS=$(ASAN_OPTIONS) \
+SANITIZED = ASANA_HOOK_STATIC=1 \
+	ASAN_OPTIONS=detect_leaks=1:detect_odr_violation=0 \
+	LSAN_OPTIONS=suppressions=$(CURDIR)/tools/lsan.supp:print_suppressions=0 \
 	UBSAN_OPTIONS=print_stacktrace=1
 
 # of fuzzing, each target
