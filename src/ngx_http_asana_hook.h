@@ -346,7 +346,7 @@ void ngx_http_asana_hook_zone_forget(ngx_http_asana_hook_zone_t *zone,
 
 /* Adds what the cache has counted to a set that came from the store. */
 void ngx_http_asana_hook_zone_update(ngx_http_asana_hook_zone_t *zone,
-    ngx_str_t *key, ngx_http_asana_hook_set_t *set);
+    ngx_str_t *key, uint32_t hash, ngx_http_asana_hook_set_t *set);
 
 /*
  * A create call begins and ends; the counts of a process that died are not

@@ -342,7 +342,8 @@ ngx_http_asana_hook_api_page(void *data, ngx_str_t *key,
         ngx_http_asana_hook_out(page->out, ",");
     }
 
-    ngx_http_asana_hook_zone_update(page->zone, key, set);
+    ngx_http_asana_hook_zone_update(page->zone, key,
+                                    ngx_hash_key(key->data, key->len), set);
     ngx_http_asana_hook_out_hook(page->out, page->zone, key, set);
 
     page->left--;
@@ -525,8 +526,7 @@ ngx_http_asana_hook_api_outcome(ngx_http_asana_hook_write_t *w)
         }
 
         ngx_http_asana_hook_zone_forget(w->zone, &w->key,
-                                        ngx_hash_key(w->key.data,
-                                                        w->key.len));
+                                        ngx_hash_key(w->key.data, w->key.len));
 
         return ngx_http_asana_hook_api_send(r, NGX_HTTP_NO_CONTENT, NULL,
                                             NULL);

@@ -296,7 +296,13 @@ ngx_http_asana_hook_zone_find(ngx_http_asana_hook_zone_t *zone, ngx_str_t *key,
         return NGX_ERROR;
     }
 
-    if ((set->n || entry) && !ngx_http_asana_hook_zone_moved(zone, set)) {
+    if (ngx_http_asana_hook_zone_moved(zone, set)) {
+
+        /* a commit is under way, whose sync may take a while */
+
+        ngx_http_asana_hook_zone_update(zone, key, hash, set);
+
+    } else if (set->n || entry) {
         ngx_http_asana_hook_zone_fill(zone, key, hash, set);
     }
 
@@ -378,12 +384,9 @@ ngx_http_asana_hook_zone_forget(ngx_http_asana_hook_zone_t *zone,
 
 void
 ngx_http_asana_hook_zone_update(ngx_http_asana_hook_zone_t *zone,
-    ngx_str_t *key, ngx_http_asana_hook_set_t *set)
+    ngx_str_t *key, uint32_t hash, ngx_http_asana_hook_set_t *set)
 {
-    uint32_t                      hash;
     ngx_http_asana_hook_entry_t  *entry;
-
-    hash = ngx_hash_key(key->data, key->len);
 
     ngx_shmtx_lock(&zone->shpool->mutex);
 
