@@ -1,6 +1,5 @@
 # Tests for asana_hook_enroll register: a handshake is accepted only while a
-# create call is in flight.  That such a call counts for 60 seconds at most
-# is not tested: it would take them.
+# create call is in flight.
 
 use strict;
 use warnings;

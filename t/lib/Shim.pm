@@ -1,7 +1,7 @@
 package Shim;
 
-# A disk that is slow or fails under the store of a Receiver: t/lib/shim.c,
-# which LD_PRELOAD brings into its nginx.
+# A disk that is slow or fails under the store of a Receiver, and a clock that
+# is wrong: t/lib/shim.c, which LD_PRELOAD brings into its nginx.
 
 use strict;
 use warnings;
@@ -42,7 +42,7 @@ sub new {
     return $self->set;
 }
 
-# Options: delay_ms, write, sync, dsync, short; see t/lib/shim.c.
+# Options: delay_ms, write, sync, dsync, short, ahead; see t/lib/shim.c.
 
 sub set {
     my ($self, %opt) = @_;

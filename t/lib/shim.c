@@ -1,14 +1,15 @@
 
 /*
- * A disk that is slow or fails, for LD_PRELOAD.  It concerns descriptors and
- * mappings of files named data.mdb alone, and does what the file named by
- * ASANA_SHIM says at each call:
+ * A disk that is slow or fails, and a clock that is wrong, for LD_PRELOAD.  The
+ * disk concerns descriptors and mappings of files named data.mdb alone.  It
+ * does what the file named by ASANA_SHIM says at each call:
  *
  *     delay_ms=N    a sync takes N milliseconds longer
  *     write=ERRNO   writes fail
  *     sync=ERRNO    syncs fail
  *     dsync=ERRNO   writes to O_DSYNC descriptors are done and then fail
  *     short=1       half of the bytes are written
+ *     ahead=N       the time of day is N seconds later
  *
  * A write to an O_DSYNC descriptor is a sync as well, for the delay and for
  * the count: each adds a line to the file ASANA_SHIM with the suffix .syncs.
@@ -23,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -34,6 +36,7 @@ typedef struct {
     long  sync;
     long  dsync;
     long  half;
+    long  ahead;
 } faults_t;
 
 
@@ -47,6 +50,7 @@ static ssize_t (*real_pwritev)(int, const struct iovec *, int, off_t);
 static int (*real_fdatasync)(int);
 static int (*real_fsync)(int);
 static int (*real_msync)(void *, size_t, int);
+static int (*real_gettimeofday)(struct timeval *, void *);
 
 
 static void __attribute__((constructor))
@@ -61,6 +65,7 @@ init(void)
     real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
     real_fsync = dlsym(RTLD_NEXT, "fsync");
     real_msync = dlsym(RTLD_NEXT, "msync");
+    real_gettimeofday = dlsym(RTLD_NEXT, "gettimeofday");
 
     /* nginx clears its environment */
 
@@ -111,6 +116,7 @@ faults(faults_t *f)
     f->sync = value(text, "\nsync=");
     f->dsync = value(text, "\ndsync=");
     f->half = value(text, "\nshort=");
+    f->ahead = value(text, "\nahead=");
 
     errno = saved;
 }
@@ -370,4 +376,21 @@ msync(void *addr, size_t n, int flags)
 {
     return (maps_store(addr) && sync_fault()) ? -1
            : real_msync(addr, n, flags);
+}
+
+
+int
+gettimeofday(struct timeval *restrict tv, void *restrict tz)
+{
+    int       rc;
+    faults_t  f;
+
+    rc = real_gettimeofday(tv, tz);
+
+    if (rc == 0) {
+        faults(&f);
+        tv->tv_sec += f.ahead;
+    }
+
+    return rc;
 }
