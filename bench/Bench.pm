@@ -80,16 +80,16 @@ sub workers {
         . " $mask" x $n . ';';
 }
 
-# The configuration of a side.  Options: module (load it), threads (of a pool
-# that nobody uses), workers, main, http, server, location, port, env; in
+# The configuration of a side.  Options: module (load it: 1 or its file),
+# threads (of a pool that nobody uses), workers, main, http, server, location, port, env; in
 # the strings "%d" is the directory of the side.
 
 sub conf {
     my ($t, $side) = @_;
     my $user = $> == 0 ? 'user www-data;' : '';
-    my $load = $side->{module}
-        ? 'load_module ' . getcwd() . '/build/ngx_http_asana_hook_module.so;'
-        : '';
+    my $so = $side->{module} || '';
+    $so = getcwd() . '/build/ngx_http_asana_hook_module.so' if $so eq '1';
+    my $load = $so ? "load_module $so;" : '';
     my $pool
         = $side->{threads} ? "thread_pool default threads=$side->{threads};"
         :                    '';
