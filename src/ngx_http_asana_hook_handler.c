@@ -35,6 +35,11 @@ static ngx_int_t ngx_http_asana_hook_pending(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx, ngx_int_t heartbeat);
 
 
+#define ngx_http_asana_hook_is(header, name)                                  \
+    ((header)->key.len == (name)->len                                         \
+     && ngx_strncmp((header)->lowcase_key, (name)->data, (name)->len) == 0)
+
+
 static ngx_str_t  ngx_http_asana_hook_secret_name =
     ngx_string("x-hook-secret");
 static ngx_str_t  ngx_http_asana_hook_signature_name =
@@ -211,22 +216,14 @@ ngx_http_asana_hook_headers(ngx_http_request_t *r,
             continue;
         }
 
-        if (header[i].key.len == ngx_http_asana_hook_secret_name.len
-            && ngx_strncmp(header[i].lowcase_key,
-                           ngx_http_asana_hook_secret_name.data,
-                           ngx_http_asana_hook_secret_name.len)
-               == 0)
+        if (ngx_http_asana_hook_is(&header[i],
+                                   &ngx_http_asana_hook_secret_name))
         {
             h->secrets++;
             h->secret = header[i].value;
-            continue;
-        }
 
-        if (header[i].key.len == ngx_http_asana_hook_signature_name.len
-            && ngx_strncmp(header[i].lowcase_key,
-                           ngx_http_asana_hook_signature_name.data,
-                           ngx_http_asana_hook_signature_name.len)
-               == 0)
+        } else if (ngx_http_asana_hook_is(&header[i],
+                                          &ngx_http_asana_hook_signature_name))
         {
             h->signatures++;
             h->signature = header[i].value;
