@@ -5,88 +5,27 @@ use warnings;
 
 use lib 't/lib';
 
-use POSIX ();
 use Test::More;
-use Time::HiRes qw(usleep);
 
-use Receiver qw(raw request response sign wait_for);
+use Receiver qw(raw request response wait_for);
+use Storm;
 
-my $secret = 'a-secret-of-printable-text-0123456789';
+my $secret = Storm::secret();
 my $t      = Receiver->new(
     workers  => 2,
     location => 'asana_hook_heartbeat answer; add_header X-Pid $pid always;'
 )->app;
-my @clients;
-
-# a client that enrolls key after key, and notes those that were answered
-
-sub storm {
-    my ($name) = @_;
-    my $pid = fork;
-    die "fork: $!" unless defined $pid;
-    if ($pid) {
-        push @clients, $pid;
-        return;
-    }
-    open my $fh, '>', "$t->{dir}/storm-$name" or POSIX::_exit(1);
-    $fh->autoflush;
-    for my $n (1 .. 100_000) {
-        my $key = "/$name/$n";
-        my $s   = IO::Socket::INET->new(
-            PeerAddr => '127.0.0.1',
-            PeerPort => $t->{port}
-        ) or last;
-        request($s, raw($key, "X-Hook-Secret: $secret$key", ''));
-        my $r = response($s);
-        print {$fh} "$key\n" if $r->{status} == 200;
-        last unless $r->{status};
-    }
-    close $fh;
-    POSIX::_exit(0);
-    return;
-}
-
-sub noted {
-    return map { split /\n/, $t->slurp($_) }
-        map {m{([^/]+)$}} glob "$t->{dir}/storm-*";
-}
-
-sub missing {
-    my @keys = @_;
-    my $body = '{"events":[]}';
-    my @r    = $t->many(map {
-        raw($_, 'X-Hook-Signature: ' . sign("$secret$_", $body), $body)
-    } @keys);
-    return map { $keys[$_] } grep { $r[$_]->{status} != 200 } 0 .. $#keys;
-}
-
 # killed in the middle of a storm
 
-my (%seen, @lost);
-my $rounds = 0;
-for my $round (1 .. 20) {
-    $round == 1 ? $t->run : $t->start;
-    unlink glob "$t->{dir}/storm-*";
-    storm("$round-$_") for 1 .. 4;
-    wait_for(sub { noted() >= 8 });
-    usleep rand 60_000;
-    $t->kill9;
-    waitpid $_, 0 for splice @clients;
-    my @keys = noted();
-    $rounds++ if @keys >= 8;
-    $t->start;
-    push @lost, missing(@keys);
-    $seen{$_} = 1 for @keys;
-    $t->kill9 if $round % 2;
-    $t->stop unless $round % 2;
-}
-is $rounds, 20, '20 storms of handshakes, ended by SIGKILL';
-cmp_ok scalar keys %seen, '>=', 200, 'many handshakes were answered';
-is "@lost", '', 'each of them is stored';
-
-$t->start;
-is join(' ', missing(keys %seen)), '', 'and none was lost later';
-is scalar(missing('/never')), 1, 'one that never was is missing';
+$t->run;
+my $storm = Storm->new($t);
+$storm->killed for 1 .. 20;
+is $storm->rounds, 20, '20 storms of handshakes, ended by SIGKILL';
+cmp_ok scalar(my @keys = $storm->answered), '>=', 200,
+    'many handshakes were answered';
+is join(' ', $storm->lost), '', 'each of them is stored';
+is join(' ', $storm->missing(@keys)), '', 'and none was lost later';
+is scalar($storm->missing('/never')), 1, 'one that never was is missing';
 
 # pairs of first handshakes, of which one each goes to one of two workers
 
@@ -156,7 +95,7 @@ SKIP: {
     race(300, 'generations', [$t->{port}, @old], [$t->{port}, $t->workers]);
     kill 'QUIT', $old;
     ok wait_for(sub { Receiver::gone($old, @old) }, 20), 'upgraded';
-    is join(' ', missing(keys %seen)), '', 'nothing is lost';
+    is join(' ', $storm->missing(@keys)), '', 'nothing is lost';
 }
 
 # two nginx

@@ -51,6 +51,15 @@ sub set {
     return $self;
 }
 
+# Keeps apart what was synced, in "faults.disk".
+
+sub disk {
+    my ($self) = @_;
+    $self->{t}->write_file('faults.disk', '');
+    chmod 0666, "$self->{t}{dir}/faults.disk" or croak $!;
+    return $self;
+}
+
 # How many syncs there were.
 
 sub syncs {

@@ -13,6 +13,9 @@
  *
  * A write to an O_DSYNC descriptor is a sync as well, for the delay and for
  * the count: each adds a line to the file ASANA_SHIM with the suffix .syncs.
+ *
+ * If there is a file with the suffix .disk, it gets what was synced, and that
+ * alone: it is what a power cut would leave.
  */
 
 #define _GNU_SOURCE
@@ -30,6 +33,11 @@
 #include <unistd.h>
 
 
+/* LMDB writes its two meta pages, and these alone, to O_DSYNC descriptors */
+#define METAS  (2 * 4096)
+#define WHOLE  ((off_t) 1 << 40)
+
+
 typedef struct {
     long  delay_ms;
     long  write;
@@ -42,6 +50,7 @@ typedef struct {
 
 static char  control[4096];
 static char  syncs[4096 + 8];
+static char  disk[4096 + 8];
 
 static ssize_t (*real_write)(int, const void *, size_t);
 static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
@@ -74,6 +83,7 @@ init(void)
     if (path) {
         snprintf(control, sizeof(control), "%s", path);
         snprintf(syncs, sizeof(syncs), "%s.syncs", control);
+        snprintf(disk, sizeof(disk), "%s.disk", control);
     }
 }
 
@@ -213,6 +223,57 @@ slow(faults_t *f)
 }
 
 
+/* copies the first so many bytes to where a power cut does not reach them */
+
+static void
+persist(int fd, off_t size)
+{
+    int      from, to, saved;
+    char     name[64], buf[65536];
+    off_t    offset;
+    ssize_t  n;
+
+    saved = errno;
+
+    snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
+
+    to = open(disk, O_WRONLY|O_CLOEXEC);
+    from = (to == -1) ? -1 : open(name, O_RDONLY|O_CLOEXEC);
+
+    for (offset = 0; from != -1 && offset < size; offset += n) {
+
+        n = size - offset < (off_t) sizeof(buf) ? size - offset
+                                                : (off_t) sizeof(buf);
+        n = pread(from, buf, n, offset);
+
+        if (n <= 0 || real_pwrite(to, buf, n, offset) != n) {
+            break;
+        }
+    }
+
+    if (from != -1) {
+        close(from);
+    }
+
+    if (to != -1) {
+        close(to);
+    }
+
+    errno = saved;
+}
+
+
+static int
+synced(int fd, int rc)
+{
+    if (rc == 0 && of_store(fd)) {
+        persist(fd, WHOLE);
+    }
+
+    return rc;
+}
+
+
 static int
 sync_fault(void)
 {
@@ -252,6 +313,9 @@ written(int fd, faults_t *f, ssize_t n)
         if (f->dsync) {
             saved = f->dsync;
             n = -1;
+
+        } else {
+            persist(fd, METAS);
         }
     }
 
@@ -360,14 +424,15 @@ pwritev64(int fd, const struct iovec *iov, int n, off64_t offset)
 int
 fdatasync(int fd)
 {
-    return (of_store(fd) && sync_fault()) ? -1 : real_fdatasync(fd);
+    return (of_store(fd) && sync_fault()) ? -1
+           : synced(fd, real_fdatasync(fd));
 }
 
 
 int
 fsync(int fd)
 {
-    return (of_store(fd) && sync_fault()) ? -1 : real_fsync(fd);
+    return (of_store(fd) && sync_fault()) ? -1 : synced(fd, real_fsync(fd));
 }
 
 
