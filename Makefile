@@ -1,7 +1,8 @@
 # make                  build/ngx_http_asana_hook_module.so, for the nginx that
 #                       is installed (its headers: nginx-dev on Debian)
 # make NGINX_SRC=dir    the same for an nginx source tree
-# make static           build/static/nginx-asana-hook, the module inside
+# make static           build/static/nginx-asana-hook, the module inside;
+#                       THREADS= for one that waits for the disk
 # make asan             build/asan/nginx-asana-hook, with sanitizers
 # make test             all tests
 # make test-asan        all tests with the sanitizers
@@ -50,7 +51,8 @@ TREE = $(NGINX_SRC)
 endif
 
 # options that matter for the module; --with-compat evens out the others
-OPTIONS = --with-compat --with-debug --with-threads --with-http_ssl_module \
+THREADS ?= --with-threads
+OPTIONS = --with-compat --with-debug $(THREADS) --with-http_ssl_module \
 	--with-http_v2_module --with-http_realip_module \
 	--with-http_auth_request_module
 

@@ -82,6 +82,7 @@ sub adapted {
 
     $text =~ s{^load_module .*}{}m if $ENV{ASANA_HOOK_STATIC};
     $text =~ s{^user .*}{}m        if $> != 0;
+    $text =~ s{^thread_pool .*}{}m unless Receiver::threads();
     my @paths = map {"${_}_temp_path $dir/tmp-$_;"}
         qw(client_body proxy fastcgi uwsgi scgi);
     $text =~ s/^http \{/http { @paths/m;

@@ -37,7 +37,8 @@ sub good {
 }
 
 good 'all parameters', "$zone max_size=1m inactive=1d pending=10m "
-    . 'max_secrets=1000 thread_pool=default;', 'asana_hook hooks;';
+    . 'max_secrets=1000' . (Receiver::threads() ? ' thread_pool=default' : '')
+    . ';', 'asana_hook hooks;';
 good 'a relative state', 'asana_hook_zone $uri zone=a:1m state=relative;';
 good 'a trailing slash', "$zone/;";
 good 'max_size in gigabytes', "$zone max_size=2g;";
@@ -70,7 +71,13 @@ for my $value (
     bad $value, "$p \"$value\"", "$zone $value;";
 }
 
-bad 'an unknown pool', 'thread pool "nosuch"', "$zone thread_pool=nosuch;";
+if (Receiver::threads()) {
+    bad 'an unknown pool', 'thread pool "nosuch"',
+        "$zone thread_pool=nosuch;";
+} else {
+    bad 'a pool without threads', "$p \"thread_pool=x\" requires nginx built",
+        "$zone thread_pool=x;";
+}
 bad 'the zone twice', 'asana_hook_zone.*"hooks" twice',
     "$zone; asana_hook_zone \$uri zone=hooks:1m state=$t->{dir}/other;";
 bad 'the state twice', "$p \"state=[^\"]*\" is already used",
@@ -129,6 +136,15 @@ is join(' ', glob "$t->{dir}/state/*"), '', 'nothing was put into the state';
 my @stat = stat "$t->{dir}/state";
 is sprintf('%o', $stat[2] & 4095), 700, 'the directory is 0700';
 is getpwuid($stat[4]), 'www-data', 'and belongs to the workers' if $> == 0;
+
+# started without threads
+
+if (!Receiver::threads()) {
+    $t->run(conf("$zone;"));
+    like $t->slurp('error.log'),
+        qr/\[notice\].*handshake.*"hooks" makes its worker wait/,
+        'the wait is told';
+}
 
 $t->end;
 

@@ -24,6 +24,13 @@ our @EXPORT_OK = qw(port sign secret_id wait_for request response raw);
 my $main_pid = $$;
 my @locks;
 
+# Whether the nginx under test was built with threads.
+
+sub threads {
+    my $nginx = binary();
+    return scalar(`$nginx -V 2>&1` =~ /--with-threads\b/);
+}
+
 # A free port that no other test file takes meanwhile.
 
 sub port {
@@ -94,6 +101,7 @@ sub globals {
         || getcwd() . '/build/ngx_http_asana_hook_module.so';
     my $load = $ENV{ASANA_HOOK_STATIC} ? ''                : "load_module $so;";
     my $user = $> == 0                 ? 'user www-data;' : '';
+    my $pool = threads() ? 'thread_pool default threads=1;' : '';
     return <<"END";
 $load
 $user
@@ -101,7 +109,7 @@ pid $dir/nginx.pid;
 lock_file $dir/nginx.lock;
 error_log $dir/error.log $self->{level};
 worker_processes $self->{workers};
-thread_pool default threads=1;
+$pool
 $self->{main}
 events { worker_connections 1024; }
 END
