@@ -43,7 +43,7 @@ sub padded {
 
 sub escaped { return join '', map { sprintf '\\u%04x', ord } split //, $_[0] }
 
-sub gzipped { my ($text) = @_; gzip(\$text, \my $out); return $out }
+sub gzipped { my ($text) = @_; gzip(\$text, \my $out, -Time => 0); return $out }
 
 # what the upstream answers, in pieces, for a secret; and the word for it
 

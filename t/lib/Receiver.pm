@@ -57,7 +57,7 @@ sub secret_id { my ($secret) = @_; return substr sha256_hex($secret), 0, 16 }
 
 sub wait_for {
     my ($code, $seconds) = @_;
-    my $end = time + ($seconds || 10);
+    my $end = time + ($seconds || 30);
     while (1) {
         my $value = $code->();
         return $value if $value;
@@ -395,7 +395,7 @@ sub request {
 sub response {
     my ($s, $seconds, $head_only) = @_;
     my $raw  = '';
-    my $end  = time + ($seconds || 10);
+    my $end  = time + ($seconds || 30);
     my $more = sub {
         my $left = $end - time;
         return if $left <= 0 || !IO::Select->new($s)->can_read($left);
@@ -429,7 +429,7 @@ sub http {
     my ($self, @pieces) = @_;
     my $s = $self->connection;
     request($s, @pieces);
-    my $r = response($s, 10, $pieces[0] =~ /^HEAD /);
+    my $r = response($s, undef, $pieces[0] =~ /^HEAD /);
     close $s;
     return $r;
 }
@@ -482,7 +482,7 @@ sub many {
             request($s[$i], $next[$i]);
         }
         for my $i (0 .. $#next) {
-            my $r = response($s[$i], 20);
+            my $r = response($s[$i], 60);
             push @responses, $r;
             $s[$i] = undef
                 if !$r->{status} || $r->{head} =~ /^Connection: close/m;
