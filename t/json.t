@@ -86,12 +86,12 @@ is_word(qq({"$_":1,$member}), 'REGISTERED', 'beside it')
 
 my @none = split ' ', <<'END';
 - + +1 .5 1. -.5 01 -01 00 1e 1e+ 1e- 1e1.5 1.e1 0x1 1a NaN Infinity 1,2 tru
-t fals nul n True NULL truex ' a [ [1 [1, [,] [1,] [1} [1,,2] ] { } {1:2}
-{"a"} {"a":} {"a":1,} {"a":1] {,} {a:1} {"a":1,"b"} {"a"1} {'a':1} {"a" "
-"a\" "\x" "\u" "\u0" "\u00" "\u000" "\u000g" "\u-001" "\U0000" "\'" "\ud800"
-"\udc00" "\udfff" "\ud800\ud800" "\ud800\u0041" "\ud800\n" "\ud800xudc00"
-"\udc00\ud800" "\ud800\ue000" "\ud800\udbff" "\ud800\udc0" "\ud800\uzzzz"
-"\ud83d"
+t fals nul n True NULL truex trux falsy nulk ' a [ [1 [1, [,] [1,] [1}
+[1,,2] ] { } {1:2} {"a"} {"a":} {"a":1,} {"a":1] {,} {a:1} {"a":1,"b"}
+{"a"1} {'a':1} {"a" " "a\" "\x" "\u" "\u0" "\u00" "\u000" "\u000g" "\u-001"
+"\U0000" "\'" "\ud800" "\udc00" "\udfff" "\ud800\ud800" "\ud800\u0041"
+"\ud800\n" "\ud800xudc00" "\udc00\ud800" "\ud800\ue000" "\ud800\udbff"
+"\ud800\udc0" "\ud800\uzzzz" "\ud83d" "\udc00\udc00" "\udfff\udfff"
 END
 
 my @values = (
@@ -143,8 +143,8 @@ my $all = qq( {"a":[1,-0.5e+3,true,false,null,[],{}],"b":"\\ud83d\\ude00\\n",)
     . qq("\\u0058-Hook-Secret" : "\\u0061) . substr($text, 1)
     . qq(","c":{"d":"\\u20ac"}});
 is_word($all, 'REGISTERED', 'whole');
-my @cut = grep { word(substr $all, 0, $_) ne 'MALFORMED' }
-    0 .. length($all) - 1;
+my @cut = grep {!/MALFORMED$/}
+    map { "$_ " . word(substr $all, 0, $_) } 0 .. length($all) - 1;
 is "@cut", '', 'cut anywhere it is none';
 
 is $t->deliver('/a', $secret, 'x')->{status}, 200, 'its secret is active';
