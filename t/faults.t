@@ -310,7 +310,7 @@ my %record = (
 for my $what (sort keys %record) {
     (my $path = "/bad/$what") =~ s/ /-/g;
     is $t->handshake($path, "$secret$path")->{status}, 200, $what;
-    is load('secrets', "localhost$path", $record{$what}, 'duplicates=1',
+    is load('secrets', "localhost$path", $record{$what},
         'dupsort=1'), 0, 'a record that is damaged';
     is $t->deliver($path, "$secret$path", 'x')->{status}, 503,
         'a delivery gets 503';
@@ -326,7 +326,7 @@ for my $what (sort keys %record) {
 }
 is load('secrets', 'localhost/latest',
     pack('a8 Q> Q> C C a20', "\0", $latest, $latest, 0, 20, 'x' x 20),
-    'duplicates=1', 'dupsort=1'), 0, 'the last time that there is';
+    'dupsort=1'), 0, 'the last time that there is';
 is $t->deliver('/latest', 'x' x 20, 'x')->{status}, 200, 'verifies';
 is api('GET', '/latest'), 200, 'and is shown';
 
