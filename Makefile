@@ -8,11 +8,12 @@
 # make test-asan        all tests with the sanitizers
 # make matrix           all tests with other nginx, compilers, kinds of module
 # make test-wrap        the same with each call of the module watched: calls
-#                       that fail (t/alloc.t), and the zone's lock
+#                       that fail (t/alloc*.t), and the zone's lock
 # make fuzz SECONDS=60  each target of fuzz/, and whole requests, for so long
 # make valgrind         the tests that receive something, with valgrind
 # make analyze          gcc -fanalyzer, clang-tidy, cppcheck
-# make coverage         the lines and branches that the tests reach
+# make coverage         the lines and branches that the tests reach; what they
+#                       do not must be in t/uncovered
 # make lint             shellcheck and perlcritic
 # make bench            what deliveries and handshakes cost: docs/performance.md
 # make deb              build/deb/libnginx-mod-http-asana-hook_*.deb

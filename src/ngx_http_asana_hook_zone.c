@@ -167,22 +167,27 @@ static ngx_int_t
 ngx_http_asana_hook_zone_unique(ngx_http_asana_hook_zone_t *zone,
     ngx_log_t *log)
 {
+    ngx_str_t                    *name;
     ngx_uint_t                    i;
     ngx_file_info_t               fi, other;
     ngx_http_asana_hook_zone_t  **zones;
 
-    if (ngx_file_info(zone->state->name.data, &fi) == NGX_FILE_ERROR) {
-        ngx_log_error(NGX_LOG_EMERG, log, ngx_errno,
-                      ngx_file_info_n " \"%V\" failed", &zone->state->name);
-        return NGX_ERROR;
+    name = &zone->state->name;
+
+    if (ngx_file_info(name->data, &fi) == NGX_FILE_ERROR) {
+        goto failed;
     }
 
     zones = zone->zones->elts;
 
     for (i = 0; zones[i] != zone; i++) {
+        name = &zones[i]->state->name;
 
-        if (ngx_file_info(zones[i]->state->name.data, &other) == NGX_FILE_ERROR
-            || ngx_file_uniq(&fi) != ngx_file_uniq(&other)
+        if (ngx_file_info(name->data, &other) == NGX_FILE_ERROR) {
+            goto failed;
+        }
+
+        if (ngx_file_uniq(&fi) != ngx_file_uniq(&other)
             || fi.st_dev != other.st_dev)
         {
             continue;
@@ -191,12 +196,18 @@ ngx_http_asana_hook_zone_unique(ngx_http_asana_hook_zone_t *zone,
         ngx_log_error(NGX_LOG_EMERG, log, 0,
                       "\"asana_hook_zone\" parameter \"state=%V\" is the same "
                       "directory as \"state=%V\" of the zone \"%V\"",
-                      &zone->state->name, &zones[i]->state->name,
-                      &zones[i]->name);
+                      &zone->state->name, name, &zones[i]->name);
         return NGX_ERROR;
     }
 
     return NGX_OK;
+
+failed:
+
+    ngx_log_error(NGX_LOG_EMERG, log, ngx_errno,
+                  ngx_file_info_n " \"%V\" failed", name);
+
+    return NGX_ERROR;
 }
 
 

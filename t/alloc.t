@@ -49,29 +49,9 @@ sub recover {
     return wait_for(\&probe, 20) || BAIL_OUT('the module does not recover');
 }
 
-# Makes the first call fail, then the second, until none is left.  The
-# request returns the response; what judges it returns what is wrong.
-
 sub walk {
     my ($name, $request, $judge, %opt) = @_;
-    my ($n, %seen, @wrong) = (0);
-    while (++$n < 300) {
-        recover();
-        $opt{prepare}->() if $opt{prepare};
-        $t->seen;
-        $wrap->arm($n, %opt);
-        my $r     = $request->();
-        my $state = $wrap->disarm;
-        last unless $state->{hits};
-        my $wrong = $judge->($r, scalar(my @got = $t->seen), $state->{name});
-        push @wrong, "call $n, $state->{name}: $wrong, status $r->{status}"
-            if $wrong;
-        $seen{ $state->{name} } = 1;
-    }
-    ok !@wrong, "$name: each failure has its answer" or diag join "\n", @wrong;
-    ok $n > 5 && $n < 300, 'and at last all is well';
-    note "$name: ", $n - 1, ' calls of ', join ' ', sort keys %seen;
-    return;
+    return $wrap->walk($name, $request, $judge, recover => \&recover, %opt);
 }
 
 sub failed {

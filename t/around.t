@@ -51,6 +51,8 @@ $t->{server} = <<"END";
     location = /accel { asana_hook hooks; $app }
     location = /off { asana_hook off; $app }
     location = /plain { $app }
+    location = /gone { return 404; }
+    location = /discard { error_page 412 = \@named; return 200 static; }
 END
 
 my $conf = $t->conf;
@@ -113,6 +115,33 @@ $t->words;
 is $t->call('GET', '/off')->{status}, 200, 'GET';
 is(($t->words)[-1], '-', 'the variables are empty there')
     or diag $t->{lines}[-1];
+
+# an internal redirect that no hooked location was part of
+
+$t->answer(410, '', 'app');
+is $t->call('POST', '/gone', [], 'x')->{status}, 410,
+    'an answer elsewhere is left as it is';
+is(($t->words)[-1], '-', 'and has no word') or diag $t->{lines}[-1];
+$t->answer(200, '', 'app');
+$t->seen;
+
+# a body that another handler has thrown away proves nothing
+
+my @since = (
+    'POST /discard HTTP/1.1', 'Host: localhost', 'Connection: close',
+    'If-Unmodified-Since: Sat, 01 Jan 2000 00:00:00 GMT',
+    'X-Hook-Signature: ' . sign($secret, 'event'), 'Content-Length: 5'
+);
+for my $case (['event', 403, 'INVALID'], ['eve', 500, 'ERROR']) {
+    my ($body, $status, $word) = @$case;
+    my $s = $t->connection;
+    request($s, join("\r\n", @since, '', '') . $body);
+    is response($s)->{status}, $status, "a body thrown away: $status";
+    close $s;
+    is(($t->words)[-1], $word, $word);
+    @seen = $t->seen;
+    is scalar(@seen), 0, 'nothing arrives';
+}
 
 # words survive redirects
 

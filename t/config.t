@@ -127,6 +127,10 @@ bad 'another level',     '"debug" in "asana_hook_log_level"', '',
     'asana_hook_log_level debug;';
 bad 'another heartbeat', '"drop" in "asana_hook_heartbeat"', '',
     'asana_hook_heartbeat drop;';
+bad 'heartbeat twice', 'asana_hook_heartbeat" directive is duplicate', '',
+    'asana_hook_heartbeat pass; asana_hook_heartbeat answer;';
+bad 'level twice', 'asana_hook_log_level" directive is duplicate', '',
+    'asana_hook_log_level info; asana_hook_log_level info;';
 bad 'another ack', 'asana_hook_ack', '', 'asana_hook_ack maybe;';
 good 'the rest', '', 'asana_hook_heartbeat answer; asana_hook_ack off;';
 

@@ -213,8 +213,11 @@ wait_for(sub { shake('/again', 'A'); state_of('/again') eq '' }, 2);
 is json('/api/hooks?key=localhost/again')->{secrets}[0]{created}, $created,
     'the same handshake again does not prolong it';
 
-$t->kill9;
-$t->start;
+$t->end;
+
+# a restart, and what nobody could write back
+
+$t = receiver(zone => 'pending=1h', expect => qr/signal 9/);
 shake('/restart', 'A');
 $t->kill9;
 $t->start;
@@ -229,6 +232,8 @@ $t->end;
 $t = receiver(zone => 'pending=1s');
 shake("/$_", 'A') for 1 .. 3;
 ok wait_for(sub { state_of('/3') eq '' }), 'expired';
+is_deeply json('/api/hooks'), { hooks => [], next => undef },
+    'the listing has none of them';
 is revoke('/1'), 404, 'DELETE of all: 404';
 is revoke('/2', 'A'), 404, 'DELETE of one: 404';
 is put('/3', 'A'), 201, 'PUT: 201';
@@ -271,6 +276,30 @@ is shake('/a', 'E'), 200, 'there is room';
 is put('/a', 'F'), 201, 'for whoever is confirmed first';
 is put('/a', 'E'), 409, 'the other one comes too late';
 is deliver('/a', 'E'), 503, 'and goes on waiting';
+$t->end;
+
+# what is held is acknowledged though the policy would refuse it now
+
+$t = receiver(zone => 'max_secrets=1 pending=1h');
+shake('/a', 'A');
+is put('/a', 'B'), 201, 'another one is active';
+is shake('/a', 'A', 'open'), 200, 'the pending one comes again: acknowledged';
+is state_of('/a'), 'A:pending B:active', 'and stays as it is';
+is shake('/a', 'C', 'open'), 403, 'a third one is refused';
+$t->end;
+
+# PUT: one that is inactive makes place, the longest so
+
+$t = receiver(zone => 'max_secrets=2 inactive=2s');
+is put('/a', 'A'), 201, 'one';
+ok wait_for(sub { state_of('/a') eq 'A:inactive' }), 'inactive';
+is put('/a', 'B'), 201, 'another one';
+ok wait_for(sub { state_of('/a') eq 'A:inactive B:inactive' }), 'inactive';
+is put('/a', 'C'), 201, 'a third one';
+is state_of('/a'), 'B:inactive C:active', 'takes the place of the first';
+is put('/a', 'D'), 201, 'a fourth one';
+is state_of('/a'), 'C:active D:active', 'that of the second';
+is put('/a', 'E'), 409, 'a fifth one finds no place';
 $t->end;
 
 # at most 1 for 16k of the store, at least 16: other keys' pending ones go

@@ -16,7 +16,15 @@ use Shim;
 Shim::usable();
 
 my $secret = 'a-secret-of-printable-text-0123456789';
-my $t      = Receiver->new(location => 'asana_hook_heartbeat answer;')->app;
+my $t      = Receiver->new(
+    expect   => qr/signal 9/,
+    location => 'asana_hook_heartbeat answer;',
+    server   => 'location /api { asana_hook_api hooks write=on; }
+        location = /create {
+            asana_hook_register hooks; proxy_pass http://127.0.0.1:APP;
+        }'
+)->app;
+$t->{server} =~ s/APP/$t->{app_port}/;
 my $shim   = Shim->new($t);
 my $state  = "$t->{dir}/state";
 my $n      = 0;
@@ -146,6 +154,9 @@ my $replaced = ' was removed or replaced while in use; put it back';
 rename $state, "$state.away" or die $!;
 my $key = fails('removed directory', $replaced);
 ok !-e $state, 'it is not made anew';
+kill 'KILL', $t->workers;
+$key = fails('removed directory, another worker',
+    ' cannot be opened: No such file.*; restore the directory');
 rename "$state.away", $state or die $!;
 works('removed directory', $key);
 
@@ -250,12 +261,91 @@ for my $r ($t->handshake('/new', "$secret/new"),
     is $r->{status}, 503, 'is not used';
     unlike $r->{head}, qr/^X-Hook-Secret:/mi, 'no echo';
 }
+my $made = qq({"X-Hook-Secret":"$secret/known"});
+$t->answer(201, '', $made);
+is $t->call('PUT', '/api/hooks?key=a', ["X-Hook-Secret: $secret"])->{status},
+    503, 'PUT';
+is $t->call('DELETE', '/api/hooks?key=a')->{status}, 503, 'DELETE';
+is $t->call('POST', '/create', [], 'x')->{body}, $made, 'a create call';
+ok wait_for(sub {
+    $t->slurp('access.log') =~ m{^POST /create 201 \[ERROR\]}m
+}), 'ERROR';
+$t->answer(200, '', 'app');
 like news(), qr/\[crit\].*store "\Q$state\E" has the format 2 .*; upgrade/,
     'and the log says why';
 is qx(mdb_dump -a $state), $content, 'nor is it changed';
 is identity(), $before, 'nor are its files';
 is version('00000002', '00000001'), 0, 'the old version';
 works('newer version', '/new');
+
+# records that no version writes, one of them loaded after the other
+
+sub load {
+    my ($database, $key, $value, @flags) = @_;
+    $t->write_file('load', join "\n", 'VERSION=3', 'format=bytevalue',
+        "database=$database", 'type=btree', @flags, 'HEADER=END',
+        map({ ' ' . unpack 'H*', $_ } $key, $value), "DATA=END\n");
+    return system 'mdb_load', '-s', $database, '-f', "$t->{dir}/load", $state;
+}
+
+sub api {
+    my ($method, $key) = @_;
+    return $t->call($method, "/api/hooks?key=localhost$key",
+        ["X-Hook-Secret: $secret$key"])->{status};
+}
+
+my $corrupt = qr/\[crit\].*store "\Q$state\E" cannot be (?:read|written): MDB_CORRUPTED.*restore it from a backup/;
+my $latest = 253402300799;
+my %record = (
+    'cut'          => "\0",
+    'no secret'    => pack('a8 Q> Q> C C', "\0", 1, 0, 0, 0),
+    'too short'    => pack('a8 Q> Q> C C a20', "\0", 1, 0, 0, 21, 'x' x 20),
+    'too long'     => pack('a8 Q> Q> C C a20', "\0", 1, 0, 0, 19, 'x' x 20),
+    'no state'     => pack('a8 Q> Q> C C a20', "\0", 1, 0, 2, 20, 'x' x 20),
+    'created late' =>
+        pack('a8 Q> Q> C C a20', "\0", $latest + 1, 0, 0, 20, 'x' x 20),
+    'verified late' =>
+        pack('a8 Q> Q> C C a20', "\0", 1, $latest + 1, 0, 20, 'x' x 20)
+);
+for my $what (sort keys %record) {
+    (my $path = "/bad/$what") =~ s/ /-/g;
+    is $t->handshake($path, "$secret$path")->{status}, 200, $what;
+    is load('secrets', "localhost$path", $record{$what},
+        'dupsort=1'), 0, 'a record that is damaged';
+    is $t->deliver($path, "$secret$path", 'x')->{status}, 503,
+        'a delivery gets 503';
+    is $t->handshake($path, "$secret/other")->{status}, 503, 'a handshake';
+    is api('GET', $path), 503, 'GET';
+    is $t->call('GET', '/api/hooks')->{status}, 503, 'the listing';
+    ok news() =~ $corrupt, 'the log says it';
+    for my $method (qw(PUT DELETE)) {
+        is api($method, $path), 503, $method;
+        ok news() =~ $corrupt, 'the log says it';
+        works("$what, another key", "/beside/$method$path");
+    }
+}
+is load('secrets', 'localhost/latest',
+    pack('a8 Q> Q> C C a20', "\0", $latest, $latest, 0, 20, 'x' x 20),
+    'dupsort=1'), 0, 'the last time that there is';
+is $t->deliver('/latest', 'x' x 20, 'x')->{status}, 200, 'verifies';
+is api('GET', '/latest'), 200, 'and is shown';
+
+# one in the list of those that wait, which each handshake looks at
+
+is load('waiting', "\0" x 16, ''), 0, 'a damaged list';
+is $t->handshake('/list', "$secret/list")->{status}, 503, 'a handshake: 503';
+ok news() =~ $corrupt, 'the log says it';
+is $t->deliver('/known', "$secret/known", 'x')->{status}, 200,
+    'deliveries verify';
+
+# a version that is none
+
+$t->stop;
+is version('00000001', '0001'), 0, 'a damaged version';
+$t->start;
+is $t->deliver('/known', "$secret/known", 'x')->{status}, 503, 'is not used';
+ok news() =~ qr/store "\Q$state\E" cannot be used: MDB_CORRUPTED.*backup/,
+    'the log says it';
 $t->end;
 
 done_testing;

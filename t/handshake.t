@@ -88,6 +88,37 @@ is $t->call('POST', '/both', ["X-Hook-Secret: $secret", 'X-Hook-Signature:'],
     '')->{status}, 400, 'with an empty signature too';
 $t->words(4);
 
+# nginx keeps headers in parts of 20: what stands in the second one counts
+
+my $mac = sign($secret, '{}');
+for my $n (0, 16 .. 22, 45) {
+    my @fill = map {"X-Fill-$_: $_"} 1 .. $n;
+    my @one  = ("X-Hook-Secret: $secret");
+    my @sign = ("X-Hook-Signature: $mac");
+    for my $case (
+        ['HANDSHAKE', 200, @fill, @one],
+        ['HANDSHAKE', 200, @one, @fill],
+        ['MALFORMED', 400, @one, @fill, @one],
+        ['MALFORMED', 400, @fill, @one, @one],
+        ['MALFORMED', 400, @one, @fill, @sign],
+        ['MALFORMED', 400, @sign, @fill, @one],
+        ['VERIFIED', 200, @fill, @sign],
+        ['VERIFIED', 200, @sign, @fill],
+        ['MALFORMED', 403, @sign, @fill, @sign],
+        ['MALFORMED', 403, @sign, @fill, 'X-Hook-Signature: ' . '0' x 64],
+        ['UNSIGNED', 403, @fill, "X-Hook-Signatur: $mac"]
+        )
+    {
+        my ($word, $status, @lines) = @$case;
+        $r = $t->call('POST', '/parts', [@lines], '{}');
+        is "$r->{status} @{[$t->words]}", "$status $word",
+            "$n other headers: $word"
+            or diag join "\n", @lines;
+        ok echoed($r, $word eq 'HANDSHAKE' ? $secret : undef), 'its echo';
+    }
+}
+$t->seen;
+
 for my $method (qw(PUT PATCH DELETE)) {
     is $t->call($method, '/m', ["X-Hook-Secret: $secret"], '')->{status}, 403,
         "$method makes no handshake, but an unsigned delivery";

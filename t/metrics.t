@@ -279,13 +279,66 @@ unlike $r->{body}, qr/^(?!asana_hook_|# (?:HELP|TYPE) asana_hook_)/m,
     'all names begin with asana_hook_';
 $t->end;
 
+# create calls
+
+$t = Receiver->new(
+    expect   => qr/was removed or replaced/,
+    location => 'asana_hook_enroll confirm;',
+    server   => 'location /api { asana_hook_api hooks; }
+        location = /create {
+            asana_hook_register hooks;
+            proxy_pass http://127.0.0.1:APP;
+        }'
+);
+$t->{server} =~ s/APP/$t->{app_port}/;
+$t->app->run;
+
+is_deeply [sort grep {/creates/} keys %{ metrics() }],
+    [map {qq(asana_hook_creates_total{zone="hooks",result="$_"})}
+        qw(error malformed registered unknown)],
+    'a gateway: words of create calls are there from the start';
+
+sub create {
+    my ($method, $status, $answer, $n) = @_;
+    $t->answer($status, '', $answer);
+    for (1 .. $n) {
+        is $t->call($method, '/create', [], 'x')->{status}, $status,
+            "$method: $status";
+    }
+    return;
+}
+
+sub member { my ($n) = @_; return '{"X-Hook-Secret":"' . secret($n) . '"}' }
+
+is $t->handshake("/a$_", secret($_))->{status}, 200, 'pending' for 1, 2;
+create('POST', 201, member(1), 3);
+create('POST', 201, member(9), 4);
+create('POST', 201, '{}', 5);
+create('POST', 200, member(2), 2);
+create('POST', 403, member(2), 2);
+create('GET', 201, member(2), 2);
+rename "$t->{dir}/state", "$t->{dir}/away" or die $!;
+create('POST', 201, member(2), 1);
+rename "$t->{dir}/away", "$t->{dir}/state" or die $!;
+%want = (
+    'handshakes handshake' => 2,
+    'creates registered'   => 3,
+    'creates unknown'      => 4,
+    'creates malformed'    => 5,
+    'creates error'        => 1
+);
+is_deeply counted(metrics()), \%want, 'create calls, to the unit';
+promtool('a gateway');
+$t->end;
+
 # names of zones
 
-for my $name ('a"b', 'a\\b', 'z' x 230) {
+for my $name ('a"b', 'a\\b', "a\nb", 'z' x 230) {
     $t = Receiver->new(
         server => 'location /api { asana_hook_api "NAME" write=on; }');
     my $quoted = $name;
     $quoted =~ s/(["\\])/\\$1/g;
+    $quoted =~ s/\n/\\n/g;
     $conf = $t->conf;
     $conf =~ s/"NAME"/"$quoted"/;
     $conf =~ s/asana_hook hooks;/asana_hook "$quoted";/;

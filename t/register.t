@@ -343,6 +343,11 @@ ok wait_for(sub { $t->call('GET', '/api/hooks?key=localhost%2Fold')->{status}
             == 404 }), 'a pending one expires';
 create($t, 'by length', $old);
 is word($t, '/create', 2), 'UNKNOWN', 'and cannot be confirmed any more';
+my $calls = 2;
+ok wait_for(sub {
+    create($t, 'by length', $secret);
+    return word($t, '/create', ++$calls) eq 'UNKNOWN';
+}), 'nor is one that was accepted that long ago';
 is active($t, '/old', $old), 0, 'nor does it verify';
 $t->end;
 

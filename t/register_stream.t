@@ -305,7 +305,7 @@ is word('/other'), '-', 'no word';
 # HTTP/2: streams beside each other, one of them reset while it is held
 
 SKIP: {
-    skip 'nginx has no HTTP/2', 6 if !$h2;
+    skip 'nginx has no HTTP/2', 8 if !$h2;
     my $h = HTTP2->new($t->connection($two));
     my @hooks = map { [pending()] } 1 .. 3;
     my @id;
@@ -327,6 +327,22 @@ SKIP: {
     }
     is join(' ', map { active($_->[1], $_->[0]) } @hooks),
         'active pending active', 'the one that was reset is not confirmed';
+
+    # and one whose client's going is ignored: what it is answered goes nowhere
+
+    my ($secret, $uri) = pending();
+    my $all = Upstream::created($secret);
+    $up->plan('h2-ignore', [send => substr $all, 0, -9], [gate => 'h2-ignore'],
+        [send => substr $all, -9], 'close');
+    my $id = $h->headers(1, [':method', 'POST'], [':path', '/c/ignore'],
+        ['x-plan', 'h2-ignore']);
+    $up->reached('h2-ignore');
+    $h->reset($id);
+    $h->settle;
+    $up->open('h2-ignore');
+    like word('/c/ignore'), qr/^(?:-|REGISTERED)$/,
+        'a reset that is ignored: nobody waits for the word';
+    is active($uri, $secret), 'active', 'active';
     is $t->call('GET', '/api/')->{status}, 200, 'all is well';
     $h->close;
 }

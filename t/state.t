@@ -145,6 +145,44 @@ is $two->handshake('/a', "$secret-other")->{status}, 403, 'and its policy too';
 $two->end;
 $one->end;
 
+# one whose store may be larger: the other one's map grows after it
+
+my $dir = Receiver->new;
+my $api = 'location /api { asana_hook_api hooks write=on; }';
+my ($small, $reader, $large) = map {
+    my $nginx = Receiver->new(server => $api, zone => "max_size=$_");
+    ($conf = $nginx->conf) =~ s{state=\S+}{state=$dir->{dir}/state};
+    $nginx->app->run($conf);
+} '1m', '1m', '8m';
+
+for my $nginx ($small, $reader) {
+    is $nginx->handshake('/first', $secret)->{status}, 200, 'small maps';
+}
+my @keys = map {'/large/' . 'k' x 400 . $_} 1 .. 1500;
+my @r = $large->many(
+    map { Receiver::raw($_, "X-Hook-Secret: $secret", '') } @keys);
+is scalar(grep { $_->{status} == 200 } @r), 1500, 'a large map';
+cmp_ok -s "$dir->{dir}/state/data.mdb", '>', 1048576, 'outgrows them';
+
+sub put {
+    my ($nginx, $uri) = @_;
+    return $nginx->call('PUT', "/api/hooks?key=localhost$uri",
+        ["X-Hook-Secret: $secret$uri"])->{status};
+}
+
+is put($small, '/put'), 201, 'the first thing is a PUT';
+is $small->deliver('/put', "$secret/put", 'x')->{status}, 200, 'verifies';
+is $reader->deliver('/put', "$secret/put", 'x')->{status}, 200,
+    'the first thing is a delivery';
+is put($reader, '/put/2'), 201, 'and then a PUT';
+is $large->deliver('/put/2', "$secret/put/2", 'x')->{status}, 200,
+    'which the other one knows';
+for my $nginx ($small, $reader, $large) {
+    unlike $nginx->slurp('error.log'), qr/\[crit\]/, 'no complaint';
+    $nginx->end;
+}
+$dir->end;
+
 # a zone far smaller than the store
 
 $t = Receiver->new->app;
@@ -158,6 +196,42 @@ for my $n (1 .. 300) {
     $t->deliver("/z/$n", "$secret$n", 'x')->{status} == 200 or $bad++;
 }
 is $bad, 0, 'a zone of 32k serves 300 secrets';
+
+# a gateway finds its place in a zone that is full
+
+sub entries {
+    return $t->call('GET', '/api/')->{body} =~ /"entries":(\d+)/ ? $1 : 0;
+}
+
+my $gateway = 'location = /create { asana_hook_register hooks; '
+    . "proxy_pass http://127.0.0.1:$t->{app_port}; }";
+$conf =~ s/server \{/server { $api /;
+ok $t->reload($conf), 'a reload';
+$t->deliver("/z/$_", "$secret$_", 'x') for 1 .. 300;
+my $entries = entries();
+$conf =~ s/server \{/server { $gateway /;
+ok $t->reload($conf), 'with a gateway';
+cmp_ok entries(), '<', $entries, 'some entries make place for it';
+is $t->deliver('/z/1', "${secret}1", 'x')->{status}, 200, 'secrets verify';
+is $t->handshake('/fresh', "$secret-fresh")->{status}, 200, 'a handshake';
+$t->answer(201, '', qq({"X-Hook-Secret":"$secret-fresh"}));
+is $t->call('POST', '/create', [], 'x')->{status}, 201, 'a create call';
+ok wait_for(sub {
+    $t->slurp('access.log') =~ m{^POST /create 201 \[REGISTERED\]}m
+}), 'REGISTERED';
+$t->end;
+
+# beside other processes of nginx, and without "http" at all
+
+$t = Receiver->new(workers => 2);
+$t->{http} = "proxy_cache_path $t->{dir}/cache keys_zone=cache:1m;";
+$t->app->run;
+ok wait_for(sub { $t->workers >= 3 }), 'a cache manager';
+is $t->handshake('/a', $secret)->{status}, 200, 'beside it a handshake';
+ok $t->reload($t->globals), 'a configuration without "http"';
+ok wait_for(sub { $t->workers == 2 }), 'has workers';
+ok $t->reload($t->conf), 'and "http" again';
+is $t->deliver('/a', $secret, 'x')->{status}, 200, 'verifies';
 $t->end;
 
 # no master, no workers

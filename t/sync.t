@@ -168,6 +168,58 @@ $shim->set;
 is count_verified(@keys), 16, 'nor a secret';
 settle();
 
+# the same handshake twice at once, while others hold up the disk
+
+$shim->set(delay_ms => 300);
+
+$syncs = $shim->syncs;
+my ($busy) = send_all('/busy');
+ok wait_for(sub { $shim->syncs > $syncs }), 'a commit is under way';
+@c = send_all('/twice', '/twice');
+is barrier(), 200, 'the same handshake twice';
+is count_echoes([$busy, @c], '/busy', '/twice', '/twice'), 3, 'both echoed';
+$shim->set;
+is count_verified('/busy', '/twice'), 2, 'and stored';
+is scalar(() = qx(mdb_dump -p -s secrets $t->{dir}/state)
+        =~ m{^ localhost/twice$}mg), 1, 'once';
+settle();
+
+# requests that end with their worker, in the middle of a commit
+
+(my $conf = $t->conf) =~ s/^events/worker_shutdown_timeout 1s;\nevents/m;
+my $gateway = 'location /api { asana_hook_api hooks write=on; }
+    location = /create {
+        asana_hook_register hooks; proxy_pass http://127.0.0.1:APP;
+    }';
+$gateway =~ s/APP/$t->{app_port}/;
+$conf =~ s/(location \/ \{)/$gateway $1/;
+ok $t->reload($conf), 'a worker that does not wait for clients';
+my @old = $t->workers;
+is $t->call('PUT', '/api/hooks?key=localhost/cut/2',
+    ["X-Hook-Secret: $secret/cut/2"])->{status}, 201, 'a secret by PUT';
+$t->answer(201, '', qq({"X-Hook-Secret":"$secret/cut/2"}));
+$t->seen;
+$shim->set(delay_ms => 2000);
+
+$syncs = $shim->syncs;
+@c = send_all('/cut/1');
+ok wait_for(sub { $shim->syncs > $syncs }), 'a commit is under way';
+push @c, request($t->connection, "PUT /api/hooks?key=localhost/cut/3 HTTP/1.1"
+        . "\r\nHost: localhost\r\nX-Hook-Secret: $secret/cut/3\r\n\r\n");
+push @c, request($t->connection, "POST /create HTTP/1.1\r\nHost: localhost\r\n"
+        . "Content-Length: 1\r\n\r\nx");
+ok wait_for(sub { scalar(my @seen = $t->seen) }), 'a create call as well';
+is barrier(), 201, 'all are there';
+kill 'HUP', $t->master;
+is scalar(grep { !response($_)->{status} } @c), 3, 'the clients are cut off';
+ok !Receiver::gone(@old), 'the worker waits for the disk';
+$shim->set;
+ok wait_for(sub { Receiver::gone(@old) }, 20), 'and ends';
+is count_verified(map {"/cut/$_"} 1 .. 3), 3, 'all is stored';
+$t->answer(200, '', 'app');
+ok $t->reload($t->conf), 'back';
+settle();
+
 # an end
 
 $shim->set(delay_ms => 300);

@@ -33,7 +33,7 @@ sub new {
     $t->{env}{ASANA_WRAP} = "$t->{dir}/wrap";
     open my $fh, '+<', "$t->{dir}/wrap" or croak $!;
     binmode $fh;
-    return bless { fh => $fh }, $class;
+    return bless { fh => $fh, t => $t }, $class;
 }
 
 # The call number n from now on fails; options: sticky, err (of LMDB).
@@ -74,6 +74,36 @@ sub disarm {
     my $state = $self->state;
     $self->arm(0);
     return $state;
+}
+
+# Makes the first call fail, then the second, until none is left.  The
+# request returns the response; what judges it gets that, how many requests
+# the application saw and the name of the call, and returns what is wrong.
+# "recover" is called before each of them, and then "prepare"; "least" is how
+# many calls there must be.
+
+sub walk {
+    my ($self, $name, $request, $judge, %opt) = @_;
+    my $t = $self->{t};
+    my ($n, %seen, @wrong) = (0);
+    while (++$n < 300) {
+        $opt{recover}->();
+        $opt{prepare}->() if $opt{prepare};
+        $t->seen;
+        $self->arm($n, %opt);
+        my $r     = $request->();
+        my $state = $self->disarm;
+        last unless $state->{hits};
+        my $wrong = $judge->($r, scalar(my @got = $t->seen), $state->{name});
+        push @wrong, "call $n, $state->{name}: $wrong, status $r->{status}"
+            if $wrong;
+        $seen{ $state->{name} } = 1;
+    }
+    ok !@wrong, "$name: each failure has its answer" or diag join "\n", @wrong;
+    ok $n > ($opt{least} || 5) && $n < 300, 'and at last all is well'
+        or diag "$n calls";
+    note "$name: ", $n - 1, ' calls of ', join ' ', sort keys %seen;
+    return;
 }
 
 1;

@@ -259,6 +259,20 @@ test_ngx_slab_alloc_locked(ngx_slab_pool_t *pool, size_t size)
 }
 
 
+void *test_ngx_slab_calloc_locked(ngx_slab_pool_t *pool, size_t size);
+
+
+void *
+test_ngx_slab_calloc_locked(ngx_slab_pool_t *pool, size_t size)
+{
+    if (wrap_fails("ngx_slab_calloc_locked")) {
+        return NULL;
+    }
+
+    return ngx_slab_calloc_locked(pool, size);
+}
+
+
 /* memory */
 
 WRAP(void *, ngx_palloc, (ngx_pool_t *pool, size_t size), (pool, size), NULL)
@@ -272,10 +286,10 @@ WRAP(ngx_buf_t *, ngx_create_temp_buf, (ngx_pool_t *pool, size_t size),
      (pool, size), NULL)
 WRAP(ngx_chain_t *, ngx_alloc_chain_link, (ngx_pool_t *pool), (pool), NULL)
 KEEP(ngx_int_t, ngx_pfree, (ngx_pool_t *pool, void *p), (pool, p))
-KEEP(void *, ngx_slab_alloc, (ngx_slab_pool_t *pool, size_t size),
-     (pool, size))
-KEEP(void *, ngx_slab_calloc, (ngx_slab_pool_t *pool, size_t size),
-     (pool, size))
+WRAP(void *, ngx_slab_alloc, (ngx_slab_pool_t *pool, size_t size),
+     (pool, size), NULL)
+WRAP(void *, ngx_slab_calloc, (ngx_slab_pool_t *pool, size_t size),
+     (pool, size), NULL)
 
 
 /* operations are all that the module has by these */
@@ -301,6 +315,24 @@ test_ngx_calloc(size_t size, ngx_log_t *log)
 
 
 LESS(void, free, (void *p), (p), ops)
+
+
+/* the configuration of nginx */
+
+WRAP(ngx_shm_zone_t *, ngx_shared_memory_add, (ngx_conf_t *cf,
+     ngx_str_t *name, size_t size, void *tag), (cf, name, size, tag), NULL)
+WRAP(ngx_int_t, ngx_add_path, (ngx_conf_t *cf, ngx_path_t **slot),
+     (cf, slot), NGX_ERROR)
+WRAP(ngx_int_t, ngx_conf_full_name, (ngx_cycle_t *cycle, ngx_str_t *name,
+     ngx_uint_t conf_prefix), (cycle, name, conf_prefix), NGX_ERROR)
+WRAP(ngx_thread_pool_t *, ngx_thread_pool_add, (ngx_conf_t *cf,
+     ngx_str_t *name), (cf, name), NULL)
+WRAP(ngx_http_variable_t *, ngx_http_add_variable, (ngx_conf_t *cf,
+     ngx_str_t *name, ngx_uint_t flags), (cf, name, flags), NULL)
+WRAP(ngx_int_t, ngx_http_compile_complex_value,
+     (ngx_http_compile_complex_value_t *ccv), (ccv), NGX_ERROR)
+WRAP(char *, ngx_http_set_complex_value_slot, (ngx_conf_t *cf,
+     ngx_command_t *cmd, void *conf), (cf, cmd, conf), NGX_CONF_ERROR)
 
 
 /* nginx */
@@ -364,6 +396,9 @@ KEEP(void, qsort, (void *base, size_t n, size_t size,
 WRAP(int, EVP_Digest, (const void *data, size_t n, unsigned char *md,
      unsigned int *size, const EVP_MD *type, ENGINE *e),
      (data, n, md, size, type, e), 0)
+WRAP(EVP_MAC *, EVP_MAC_fetch, (OSSL_LIB_CTX *lib, const char *name,
+     const char *properties), (lib, name, properties), NULL)
+KEEP(void, EVP_MAC_free, (EVP_MAC *mac), (mac))
 WRAP(EVP_MAC_CTX *, EVP_MAC_CTX_new, (EVP_MAC *mac), (mac), NULL)
 WRAP(int, EVP_MAC_CTX_set_params, (EVP_MAC_CTX *ctx,
      const OSSL_PARAM params[]), (ctx, params), 0)
