@@ -294,7 +294,8 @@ sub api {
         ["X-Hook-Secret: $secret$key"])->{status};
 }
 
-my $corrupt = qr/\[crit\].*store "\Q$state\E" cannot be (?:read|written): MDB_CORRUPTED.*restore it from a backup/;
+my $corrupt = qr/\[crit\].*store\ "\Q$state\E"\ cannot\ be\ (?:read|written):
+    \ MDB_CORRUPTED.*restore\ it\ from\ a\ backup/x;
 my $latest = 253402300799;
 my %record = (
     'cut'          => "\0",
@@ -310,8 +311,8 @@ my %record = (
 for my $what (sort keys %record) {
     (my $path = "/bad/$what") =~ s/ /-/g;
     is $t->handshake($path, "$secret$path")->{status}, 200, $what;
-    is load('secrets', "localhost$path", $record{$what},
-        'dupsort=1'), 0, 'a record that is damaged';
+    is load('secrets', "localhost$path", $record{$what}, 'dupsort=1'), 0,
+        'a record that is damaged';
     is $t->deliver($path, "$secret$path", 'x')->{status}, 503,
         'a delivery gets 503';
     is $t->handshake($path, "$secret/other")->{status}, 503, 'a handshake';

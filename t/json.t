@@ -36,7 +36,8 @@ sub word {
 
 sub is_word {
     my ($answer, $word, $name) = @_;
-    (my $show = substr $answer, 0, 60) =~ s/([^ -~])/sprintf '\\x%02x', ord $1/ge;
+    my $show = substr $answer, 0, 60;
+    $show =~ s/([^ -~])/sprintf '\\x%02x', ord $1/ge;
     is word($answer), $word, "$name: $show";
     return;
 }
