@@ -502,8 +502,7 @@ sub words {
             my @all = split /\n/, $self->slurp('access.log');
             @lines = @all[$read .. $#all];
             return @lines >= ($n || 1);
-        },
-        5
+        }
     );
     $self->{read}  = $read + @lines;
     $self->{lines} = [@lines];
