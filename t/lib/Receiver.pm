@@ -10,11 +10,11 @@ use Carp qw(croak);
 use Cwd qw(getcwd);
 use Digest::SHA qw(hmac_sha256_hex sha256_hex);
 use Exporter qw(import);
-use Fcntl qw(:flock);
 use File::Path qw(remove_tree);
 use File::Temp qw(tempdir);
 use IO::Select;
 use IO::Socket::INET;
+use IO::Socket::UNIX;
 use POSIX ();
 use Test::More;
 use Time::HiRes qw(time usleep);
@@ -31,19 +31,22 @@ sub threads {
     return scalar(`$nginx -V 2>&1` =~ /--with-threads\b/);
 }
 
-# A free port that no other test file takes meanwhile.
+# A free port that no other test file takes meanwhile, in whatever root
+# directory it runs: names of such sockets belong to the network.
 
 sub port {
     for my $port (map { 20000 + int rand 12000 } 1 .. 200) {
-        open my $lock, '>', "/tmp/asana-hook-port-$port.lock" or next;
-        flock $lock, LOCK_EX | LOCK_NB or next;
+        my $lock = IO::Socket::UNIX->new(
+            Local  => "\0asana-hook-port-$port",
+            Listen => 1
+        ) or next;
         my $s = IO::Socket::INET->new(
             LocalAddr => '127.0.0.1',
             LocalPort => $port,
             Listen    => 1
         ) or next;
         close $s;
-        push @locks, [$port, $lock];
+        push @locks, $lock;
         return $port;
     }
     croak 'no free port';
@@ -555,12 +558,6 @@ sub DESTROY {
     kill 'KILL', grep {$_} $self->workers, $self->master, @{ $self->{pids} };
     remove_tree($self->{dir}) unless $ENV{ASANA_HOOK_KEEP};
     return;
-}
-
-END {
-    if ($$ == $main_pid) {
-        unlink map {"/tmp/asana-hook-port-$_->[0].lock"} @locks;
-    }
 }
 
 1;
