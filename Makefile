@@ -126,6 +126,7 @@ test-wrap: wrap
 		" us, " c / 1000 " us of CPU time" }' build/wrap/holds
 
 fuzz: asan
+	tools/install-packages clang
 	$(MAKE) -s -f fuzz/Makefile SECONDS=$(SECONDS) SEED=$(SEED)
 	$(SANITIZED) TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx-asana-hook \
 	fuzz/requests --seconds $(SECONDS) --seed $(SEED)
@@ -134,16 +135,20 @@ matrix:
 	tools/matrix
 
 valgrind: static
+	tools/install-packages valgrind
 	tools/valgrind $(CURDIR)/build/static/nginx-asana-hook build/valgrind \
 		$(TESTS)
 
 analyze: build/static/.configured
+	tools/install-packages clang-tidy cppcheck
 	tools/analyze build/static/nginx
 
 coverage: static
+	tools/install-packages gcovr
 	tools/coverage build/static/nginx build/coverage $(CC) $(TESTS)
 
 lint:
+	tools/install-packages shellcheck libperl-critic-perl
 	t/lint
 
 bench: all
@@ -151,6 +156,7 @@ bench: all
 
 # of a copy, as the packager's tools write into the tree and beside it
 deb:
+	tools/install-packages build-essential debhelper
 	rm -rf build/deb
 	mkdir -p build/deb/source
 	tar -cf - --exclude=./build --exclude=./.git . | tar -xf - -C build/deb/source
