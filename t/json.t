@@ -30,7 +30,8 @@ sub word {
     my ($answer) = @_;
     $t->answer(201, '', $answer);
     my $r = $t->call('POST', '/create', [], 'x');
-    return '?' if $r->{status} != 201 || $r->{body} ne $answer;
+    return "$r->{status} with $r->{body}"
+        if $r->{status} != 201 || $r->{body} ne $answer;
     return join ' ', $t->words;
 }
 

@@ -494,7 +494,8 @@ sub many {
     return @responses;
 }
 
-# The status words of the access log since the last call, at least n.
+# The status words of the access log since the last call, at least n.  A line
+# may be there in part only, if it begins on one page and ends on the next.
 
 sub words {
     my ($self, $n) = @_;
@@ -502,7 +503,7 @@ sub words {
     my $read = $self->{read} || 0;
     wait_for(
         sub {
-            my @all = split /\n/, $self->slurp('access.log');
+            my @all = $self->slurp('access.log') =~ /^(.*)\n/mg;
             @lines = @all[$read .. $#all];
             return @lines >= ($n || 1);
         }
