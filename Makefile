@@ -148,7 +148,7 @@ coverage: static
 	tools/coverage build/static/nginx build/coverage $(CC) $(TESTS)
 
 lint:
-	tools/install-packages shellcheck libperl-critic-perl
+	tools/install-packages git shellcheck libperl-critic-perl
 	t/lint
 
 bench: all
