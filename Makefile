@@ -127,6 +127,8 @@ test-wrap: wrap
 
 fuzz: asan
 	tools/install-packages clang
+	tools/install-packages \
+		libclang-rt-$$(clang -dumpversion | cut -d. -f1)-dev
 	$(MAKE) -s -f fuzz/Makefile SECONDS=$(SECONDS) SEED=$(SEED)
 	$(SANITIZED) TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx-asana-hook \
 	fuzz/requests --seconds $(SECONDS) --seed $(SEED)
