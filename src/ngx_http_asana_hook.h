@@ -777,13 +777,14 @@ typedef struct {
     ngx_int_t                      rc;       /* of the phase handler */
     ngx_str_t                      secret;   /* of a handshake */
     ngx_http_asana_hook_set_t      set;
+    /* of the set: behind it, for it is aligned as secrets are */
+    u_char                         buf[NGX_HTTP_ASANA_HOOK_SET_SIZE];
     unsigned                       handshake:1;
     unsigned                       dry_run:1;    /* should be rejected */
     unsigned                       identified:1;
     unsigned                       counted:1;
     u_char                         id[2 * NGX_HTTP_ASANA_HOOK_ID_LEN];
     u_char                         signature[NGX_HTTP_ASANA_HOOK_MAC_LEN];
-    u_char                         buf[NGX_HTTP_ASANA_HOOK_SET_SIZE];
 } ngx_http_asana_hook_ctx_t;
 
 

@@ -563,8 +563,10 @@ ngx_http_asana_hook_op_create(ngx_str_t *key, ngx_uint_t nseen,
                    ((u_char *) op + ngx_align(sizeof(ngx_http_asana_hook_op_t),
                                               NGX_ALIGNMENT));
 
-    op->key_len = key->len;
-    ngx_memcpy(op->key, key->data, key->len);
+    if (key->len) {
+        op->key_len = key->len;
+        ngx_memcpy(op->key, key->data, key->len);
+    }
 
     return op;
 }
