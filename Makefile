@@ -20,6 +20,11 @@
 # make install          into the modules directory of nginx, below DESTDIR
 # make clean
 
+ifneq ($(words $(CURDIR)),1)
+$(error the path "$(CURDIR)" has a space, which make and nginx's configure \
+	cannot handle: move the directory)
+endif
+
 CC ?= cc
 NGINX_SRC ?= /usr/share/nginx/src
 NGINX ?= nginx
