@@ -330,10 +330,24 @@ ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_asana_hook_loc_conf_t *prev = parent;
     ngx_http_asana_hook_loc_conf_t *conf = child;
 
+    ngx_http_core_loc_conf_t    *clcf;
     ngx_http_asana_hook_zone_t  *zone;
 
     if (ngx_http_asana_hook_role(cf, prev, conf) != NGX_OK) {
         return NGX_CONF_ERROR;
+    }
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    /* below "if" nginx keeps the handler, below "limit_except" it does not */
+
+    if (clcf->noname) {
+        conf->api = prev->api;
+        conf->api_write = prev->api_write;
+
+        if (clcf->lmt_excpt && conf->api && clcf->handler == NULL) {
+            clcf->handler = ngx_http_asana_hook_api_handler;
+        }
     }
 
     ngx_conf_merge_ptr_value(conf->shm_zone, prev->shm_zone, NULL);
