@@ -21,6 +21,7 @@ typedef struct {
     ngx_http_asana_hook_op_t       *op;
     ngx_http_asana_hook_zone_t     *zone;
     ngx_str_t                       key;
+    unsigned                        post_action:1;
 } ngx_http_asana_hook_write_t;
 
 
@@ -436,6 +437,7 @@ ngx_http_asana_hook_api_write(ngx_http_request_t *r,
     w->op = op;
     w->zone = zone;
     w->key = *key;
+    w->post_action = r->post_action;
 
     op->data = w;
     op->handler = ngx_http_asana_hook_api_written;
@@ -460,6 +462,7 @@ ngx_http_asana_hook_api_write(ngx_http_request_t *r,
     }
 
     cln->handler = ngx_http_asana_hook_api_cleanup;
+    r->read_event_handler = ngx_http_test_reading;
     r->main->count++;
 
     return NGX_DONE;
@@ -493,6 +496,15 @@ ngx_http_asana_hook_api_written(ngx_http_asana_hook_op_t *op)
 
     r = w->r;
     c = r->connection;
+
+    if (r->post_action != w->post_action) {
+
+        /* the client has gone, and another location has the request */
+
+        w->op = NULL;
+        ngx_http_asana_hook_op_free(op);
+        return;
+    }
 
     ngx_http_set_log_request(c->log, r);
 
