@@ -32,6 +32,7 @@
  * json       a strict scanner for one member of an object
  * api        control API: JSON for the operator
  * args       its arguments
+ * site       tells what a browser sends from another site
  * metrics    the same for Prometheus
  * out        text of both
  * signature  HMAC-SHA256 over a request body
@@ -880,7 +881,10 @@ void ngx_http_asana_hook_ack_init(void);
 /* Puts the filters of asana_hook_register into nginx's chains. */
 void ngx_http_asana_hook_register_init(void);
 
-/* Notes that the request is a create call; NGX_ERROR: no memory. */
+/*
+ * Notes that the request is a create call; NGX_DECLINED: it goes on, all else
+ * is the status of a call that is refused.
+ */
 ngx_int_t ngx_http_asana_hook_register(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx);
 
@@ -892,6 +896,17 @@ ngx_int_t ngx_http_asana_hook_register(ngx_http_request_t *r,
  */
 ngx_int_t ngx_http_asana_hook_json_member(u_char *p, size_t size,
     ngx_str_t *name, ngx_str_t *value);
+
+
+/*
+ * site
+ */
+
+/*
+ * Whether the request is a write that a browser sends from another site, or
+ * from where cannot be understood.
+ */
+ngx_uint_t ngx_http_asana_hook_foreign(ngx_http_request_t *r);
 
 
 /*

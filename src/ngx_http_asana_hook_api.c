@@ -130,6 +130,12 @@ ngx_http_asana_hook_api_method(ngx_http_request_t *r, ngx_uint_t write)
                                                  "a body has no meaning here");
         }
 
+        if (ngx_http_asana_hook_foreign(r)) {
+            return ngx_http_asana_hook_api_error(r, NGX_HTTP_FORBIDDEN,
+                                                 "a browser sends this from "
+                                                 "another site");
+        }
+
         return NGX_DECLINED;
     }
 

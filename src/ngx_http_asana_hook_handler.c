@@ -118,22 +118,21 @@ ngx_http_asana_hook_create_call(ngx_http_request_t *r,
 {
     ngx_http_asana_hook_ctx_t  *ctx;
 
-    if (r->method != NGX_HTTP_POST) {
+    if (r->method != NGX_HTTP_POST && !ngx_http_asana_hook_foreign(r)) {
         return NGX_DECLINED;
     }
 
     ctx = ngx_http_asana_hook_create_ctx(r, zone);
-
-    if (ctx == NULL || ngx_http_asana_hook_register(r, ctx) != NGX_OK) {
+    if (ctx == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     /* most of its answers are none of our business */
 
-    ctx->rc = NGX_DECLINED;
     ctx->counted = 1;
+    ctx->rc = ngx_http_asana_hook_register(r, ctx);
 
-    return NGX_DECLINED;
+    return ctx->rc;
 }
 
 

@@ -82,15 +82,25 @@ ngx_http_asana_hook_register(ngx_http_request_t *r,
     ngx_http_asana_hook_create_t    *create;
     ngx_http_asana_hook_loc_conf_t  *ahcf;
 
+    ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
+
+    if (ngx_http_asana_hook_foreign(r)) {
+        ngx_log_error(ahcf->log_level, r->connection->log, 0,
+                      "asana_hook: call refused by zone \"%V\": a browser "
+                      "sends it from another site", &ctx->zone->name);
+
+        ctx->status = NGX_HTTP_ASANA_HOOK_REFUSED;
+
+        return NGX_HTTP_FORBIDDEN;
+    }
+
     cln = ngx_pool_cleanup_add(r->pool, sizeof(ngx_http_asana_hook_create_t));
     if (cln == NULL) {
-        return NGX_ERROR;
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     create = cln->data;
     ngx_memzero(create, sizeof(ngx_http_asana_hook_create_t));
-
-    ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
 
     create->r = r;
     create->ctx = ctx;
@@ -104,7 +114,7 @@ ngx_http_asana_hook_register(ngx_http_request_t *r,
     create->counted = 1;
     ngx_http_asana_hook_zone_create_begin(ctx->zone);
 
-    return NGX_OK;
+    return NGX_DECLINED;
 }
 
 
