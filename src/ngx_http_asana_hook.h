@@ -527,6 +527,7 @@ void ngx_http_asana_hook_op_free(ngx_http_asana_hook_op_t *op);
  *
  * Outcomes: NGX_OK done or held already, NGX_DECLINED refused by the policy
  * or not found, NGX_BUSY the store is full, NGX_ERROR; the last two are logged.
+ * NGX_ABORT: a key, then in op->key, has no place for the secret to ACTIVATE.
  */
 ngx_int_t ngx_http_asana_hook_store_post(ngx_http_asana_hook_store_t *store,
     ngx_http_asana_hook_op_t *op);
@@ -952,6 +953,26 @@ typedef struct {
 /* Appends text formatted as by ngx_sprintf(), at most 1024 bytes. */
 void ngx_http_asana_hook_out(ngx_http_asana_hook_out_t *out, const char *fmt,
     ...);
+
+/* a row of counters, of each word one, and the words that occur in it */
+
+typedef enum {
+    NGX_HTTP_ASANA_HOOK_HANDSHAKES = 0,
+    NGX_HTTP_ASANA_HOOK_DELIVERIES,
+    NGX_HTTP_ASANA_HOOK_DRY_RUNS,
+    NGX_HTTP_ASANA_HOOK_CREATED
+} ngx_http_asana_hook_row_e;
+
+typedef struct {
+    size_t                         offset;   /* in the counters */
+    ngx_uint_t                     words;    /* a bit for each */
+    ngx_uint_t                     dry_run;  /* they have the suffix */
+} ngx_http_asana_hook_row_t;
+
+extern ngx_http_asana_hook_row_t  ngx_http_asana_hook_rows[];
+
+#define ngx_http_asana_hook_row(counters, row)                                \
+    ((ngx_atomic_t *) ((u_char *) (counters) + (row)->offset))
 
 /* Appends a word in lower case; what a dry run counts has its suffix. */
 void ngx_http_asana_hook_out_word(ngx_http_asana_hook_out_t *out,

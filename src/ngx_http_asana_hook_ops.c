@@ -338,8 +338,13 @@ ngx_http_asana_hook_op_activate(ngx_http_asana_hook_records_t *recs,
             break;
         }
 
-        if (rc != NGX_OK) {
-            rc = (op->rc == NGX_OK) ? NGX_OK : NGX_ERROR;
+        if (op->rc != NGX_OK) {
+            rc = NGX_ABORT;
+            op->key_len = key.mv_size;
+            ngx_memcpy(op->key, key.mv_data, key.mv_size);
+
+        } else if (rc == NGX_DECLINED) {
+            rc = NGX_OK;
         }
     }
 

@@ -448,6 +448,8 @@ static void
 ngx_http_asana_hook_register_outcome(ngx_http_asana_hook_create_t *create,
     ngx_http_asana_hook_op_t *op)
 {
+    u_char      buf[3 * NGX_HTTP_ASANA_HOOK_MAX_KEY];
+    ngx_str_t   ref;
     ngx_log_t  *log;
 
     log = create->r->connection->log;
@@ -471,6 +473,23 @@ ngx_http_asana_hook_register_outcome(ngx_http_asana_hook_create_t *create,
                       &create->zone->name);
 
         ngx_http_asana_hook_register_word(create, NGX_HTTP_ASANA_HOOK_UNKNOWN);
+        return;
+
+    case NGX_ABORT:
+        ref.data = buf;
+        ref.len = (u_char *) ngx_escape_uri(buf, op->key, op->key_len,
+                                            NGX_ESCAPE_URI_COMPONENT)
+                  - buf;
+
+        ngx_log_error(create->log_level, log, 0,
+                      "asana_hook: the secret of a create call was refused by "
+                      "zone \"%V\": its key has as many active secrets as "
+                      "\"max_secrets\" allows; revoke old ones by "
+                      "\"asana-hook revoke 'ref:%V'\", with an id one of "
+                      "them, delete the webhook and create it again",
+                      &create->zone->name, &ref);
+
+        ngx_http_asana_hook_register_word(create, NGX_HTTP_ASANA_HOOK_REFUSED);
         return;
 
     default: /* NGX_BUSY, NGX_ERROR */

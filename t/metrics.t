@@ -295,7 +295,7 @@ $t->app->run;
 
 is_deeply [sort grep {/creates/} keys %{ metrics() }],
     [map {qq(asana_hook_creates_total{zone="hooks",result="$_"})}
-        qw(error malformed registered unknown)],
+        qw(error malformed refused registered unknown)],
     'a gateway: words of create calls are there from the start';
 
 sub create {
