@@ -437,6 +437,9 @@ ngx_int_t ngx_http_asana_hook_zone_touches(ngx_http_asana_hook_zone_t *zone,
 void ngx_http_asana_hook_zone_flush(ngx_http_asana_hook_zone_t *zone,
     ngx_log_t *log);
 
+/* Takes over the create calls of the zone of this name before a reload. */
+void ngx_http_asana_hook_zone_creates_copy(ngx_http_asana_hook_zone_t *zone);
+
 /* Takes a place among those who create, from the dead if need be. */
 void ngx_http_asana_hook_zone_creates(ngx_http_asana_hook_zone_t *zone);
 

@@ -152,6 +152,8 @@ ngx_http_asana_hook_zone_start(ngx_http_asana_hook_zone_t *zone,
         if (sh->creates == NULL) {
             return NGX_ERROR;
         }
+
+        ngx_http_asana_hook_zone_creates_copy(zone);
     }
 
     return NGX_OK;
