@@ -166,24 +166,24 @@ ngx_module_t  ngx_http_asana_hook_module = {
     ((shm_zone) != NGX_CONF_UNSET_PTR && (shm_zone) != NULL)
 
 
-#define ngx_http_asana_hook_word(word)                                        \
+#define ngx_http_asana_hook_text(word)                                        \
     ngx_string(word NGX_HTTP_ASANA_HOOK_DRY_RUN)
 
 
 ngx_str_t  ngx_http_asana_hook_words[] = {
     ngx_null_string,
-    ngx_http_asana_hook_word("HANDSHAKE"),
-    ngx_http_asana_hook_word("REFUSED"),
-    ngx_http_asana_hook_word("VERIFIED"),
-    ngx_http_asana_hook_word("HEARTBEAT"),
-    ngx_http_asana_hook_word("PENDING"),
-    ngx_http_asana_hook_word("UNSIGNED"),
-    ngx_http_asana_hook_word("UNKNOWN"),
-    ngx_http_asana_hook_word("INVALID"),
-    ngx_http_asana_hook_word("MALFORMED"),
-    ngx_http_asana_hook_word("ERROR"),
-    ngx_http_asana_hook_word("BYPASS"),
-    ngx_http_asana_hook_word("REGISTERED")
+    ngx_http_asana_hook_text("HANDSHAKE"),
+    ngx_http_asana_hook_text("REFUSED"),
+    ngx_http_asana_hook_text("VERIFIED"),
+    ngx_http_asana_hook_text("HEARTBEAT"),
+    ngx_http_asana_hook_text("PENDING"),
+    ngx_http_asana_hook_text("UNSIGNED"),
+    ngx_http_asana_hook_text("UNKNOWN"),
+    ngx_http_asana_hook_text("INVALID"),
+    ngx_http_asana_hook_text("MALFORMED"),
+    ngx_http_asana_hook_text("ERROR"),
+    ngx_http_asana_hook_text("BYPASS"),
+    ngx_http_asana_hook_text("REGISTERED")
 };
 
 
@@ -224,12 +224,7 @@ ngx_http_asana_hook_variable(ngx_http_request_t *r,
     switch (data) {
 
     case NGX_HTTP_ASANA_HOOK_VAR_STATUS:
-        value = ngx_http_asana_hook_words[ctx->status];
-
-        if (value.len && !ctx->dry_run) {
-            value.len -= sizeof(NGX_HTTP_ASANA_HOOK_DRY_RUN) - 1;
-        }
-
+        ngx_http_asana_hook_word(ctx, &value);
         break;
 
     case NGX_HTTP_ASANA_HOOK_VAR_KEY:
@@ -465,10 +460,9 @@ ngx_http_asana_hook_zone_slot(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         return NGX_CONF_ERROR;
     }
 
-    amcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_asana_hook_module);
-    amcf->enabled = 1;
-
     if (cmd->offset == offsetof(ngx_http_asana_hook_loc_conf_t, gateway)) {
+        amcf = ngx_http_conf_get_module_main_conf(cf,
+                                                  ngx_http_asana_hook_module);
         amcf->gateway = 1;
     }
 
@@ -638,7 +632,7 @@ ngx_http_asana_hook_init(ngx_conf_t *cf)
 
     amcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_asana_hook_module);
 
-    if (!amcf->enabled) {
+    if (amcf->zones.nelts == 0) {
         return NGX_OK;
     }
 
@@ -652,6 +646,13 @@ ngx_http_asana_hook_init(ngx_conf_t *cf)
     }
 
     cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
+
+    h = ngx_array_push(&cmcf->phases[NGX_HTTP_POST_READ_PHASE].handlers);
+    if (h == NULL) {
+        return NGX_ERROR;
+    }
+
+    *h = ngx_http_asana_hook_post_read_handler;
 
     h = ngx_array_push(&cmcf->phases[NGX_HTTP_PRECONTENT_PHASE].handlers);
     if (h == NULL) {

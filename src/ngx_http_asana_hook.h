@@ -16,7 +16,7 @@
 /*
  * The map of the module; each part knows only what stands to its right:
  *
- *     module, conf -> handler, handshake -> signature
+ *     module, conf -> handler, delivery, handshake -> header, signature
  *                  -> ack
  *                  -> register -> json
  *                  -> api -> args, metrics, out
@@ -25,8 +25,10 @@
  *
  * module     directives, configuration, variables
  * conf       the directive asana_hook_zone
- * handler    the decision on each request: deliveries, answers
+ * handler    the decision on each request, its count, our answers
+ * delivery   who may bring a delivery
  * handshake  who may bring a secret
+ * header     request headers: of the protocol, and the word for the application
  * ack        header filter that tells Asana success in the way it knows
  * register   filters of the gateway, through which webhooks are created
  * json       a strict scanner for one member of an object
@@ -744,7 +746,6 @@ int ngx_http_asana_hook_record_oldest(ngx_http_asana_hook_records_t *recs,
 
 typedef struct {
     ngx_array_t                    zones;    /* ngx_http_asana_hook_zone_t * */
-    ngx_flag_t                     enabled;
     ngx_flag_t                     gateway;
 } ngx_http_asana_hook_main_conf_t;
 
@@ -806,15 +807,43 @@ char *ngx_http_asana_hook_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 
 
 /*
- * handler
+ * header
  */
 
-/* The handler of the PRECONTENT phase. */
-ngx_int_t ngx_http_asana_hook_handler(ngx_http_request_t *r);
+/* in lower case */
+extern ngx_str_t  ngx_http_asana_hook_secret_name;
+extern ngx_str_t  ngx_http_asana_hook_signature_name;
+extern ngx_str_t  ngx_http_asana_hook_status_name;
 
 /* Finds and counts the headers of the protocol; repeated: the last value. */
 void ngx_http_asana_hook_headers(ngx_http_request_t *r,
     ngx_http_asana_hook_headers_t *h);
+
+/*
+ * Takes a header out of the request, each time that it occurs, also with
+ * other characters for "-".  Other requests that share the list keep theirs.
+ * NGX_ERROR if there is no memory.
+ */
+ngx_int_t ngx_http_asana_hook_header_hide(ngx_http_request_t *r,
+    ngx_str_t *name);
+
+/*
+ * Makes the value the only X-Asana-Hook-Status of the request; it must live
+ * as long.  NGX_ERROR if there is no memory.
+ */
+ngx_int_t ngx_http_asana_hook_header_set(ngx_http_request_t *r,
+    ngx_str_t *value);
+
+
+/*
+ * handler
+ */
+
+/* The handler of the POST_READ phase. */
+ngx_int_t ngx_http_asana_hook_post_read_handler(ngx_http_request_t *r);
+
+/* The handler of the PRECONTENT phase. */
+ngx_int_t ngx_http_asana_hook_handler(ngx_http_request_t *r);
 
 /*
  * Evaluates the key of the request and its hash; NGX_DECLINED if it is empty
@@ -831,6 +860,10 @@ ngx_int_t ngx_http_asana_hook_reject(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx, ngx_http_asana_hook_status_e status,
     const char *reason);
 
+/* The status word, with its suffix in a dry run; empty if there is none. */
+void ngx_http_asana_hook_word(ngx_http_asana_hook_ctx_t *ctx,
+    ngx_str_t *word);
+
 /* Counts the word that was decided; once for each context. */
 void ngx_http_asana_hook_count(ngx_http_asana_hook_ctx_t *ctx);
 
@@ -843,6 +876,15 @@ ngx_int_t ngx_http_asana_hook_add_header(ngx_http_request_t *r,
 
 /* Names the secret in $asana_hook_secret_id. */
 void ngx_http_asana_hook_identify(ngx_http_asana_hook_ctx_t *ctx, u_char *id);
+
+
+/*
+ * delivery
+ */
+
+/* Decides on a delivery; NGX_DONE: later, by itself. */
+ngx_int_t ngx_http_asana_hook_delivery(ngx_http_request_t *r,
+    ngx_http_asana_hook_ctx_t *ctx, ngx_http_asana_hook_headers_t *h);
 
 
 /*
