@@ -846,9 +846,12 @@ ngx_int_t ngx_http_asana_hook_post_read_handler(ngx_http_request_t *r);
 ngx_int_t ngx_http_asana_hook_handler(ngx_http_request_t *r);
 
 /*
- * Evaluates the key of the request and its hash; NGX_DECLINED if it is empty
- * or too long, NGX_ERROR if there is no memory.
+ * Evaluates the key of the request and its hash; NGX_DECLINED if it is no
+ * good, NGX_ERROR if there is no memory.
  */
+#define NGX_HTTP_ASANA_HOOK_BAD_KEY                                           \
+    "its key is empty, longer than 480 bytes or has a control character"
+
 ngx_int_t ngx_http_asana_hook_key(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx);
 
@@ -864,7 +867,7 @@ ngx_int_t ngx_http_asana_hook_reject(ngx_http_request_t *r,
 void ngx_http_asana_hook_word(ngx_http_asana_hook_ctx_t *ctx,
     ngx_str_t *word);
 
-/* Counts the word that was decided; once for each context. */
+/* Counts the word that was decided; once for each request and zone. */
 void ngx_http_asana_hook_count(ngx_http_asana_hook_ctx_t *ctx);
 
 /* A content handler: an empty 200, with the secret for a handshake. */
@@ -885,6 +888,10 @@ void ngx_http_asana_hook_identify(ngx_http_asana_hook_ctx_t *ctx, u_char *id);
 /* Decides on a delivery; NGX_DONE: later, by itself. */
 ngx_int_t ngx_http_asana_hook_delivery(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx, ngx_http_asana_hook_headers_t *h);
+
+/* Lets a verified delivery pass, or answers it if it is a heartbeat. */
+ngx_int_t ngx_http_asana_hook_pass(ngx_http_request_t *r,
+    ngx_http_asana_hook_ctx_t *ctx);
 
 
 /*

@@ -58,8 +58,7 @@ ngx_http_asana_hook_delivery(ngx_http_request_t *r,
 
     if (rc == NGX_DECLINED) {
         return ngx_http_asana_hook_reject(r, ctx, NGX_HTTP_ASANA_HOOK_UNKNOWN,
-                                          "its key is empty or longer than "
-                                          "480 bytes");
+                                          NGX_HTTP_ASANA_HOOK_BAD_KEY);
     }
 
     rc = ngx_http_asana_hook_zone_find(ctx->zone, &ctx->key, ctx->hash,
@@ -249,8 +248,7 @@ static ngx_int_t
 ngx_http_asana_hook_verified(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx, ngx_http_asana_hook_secret_t *s)
 {
-    ngx_int_t                        rc;
-    ngx_http_asana_hook_loc_conf_t  *ahcf;
+    ngx_int_t  rc;
 
     rc = ngx_http_asana_hook_heartbeat(r->request_body->bufs, r->pool);
 
@@ -270,9 +268,18 @@ ngx_http_asana_hook_verified(ngx_http_request_t *r,
     ngx_http_asana_hook_zone_touch(ctx->zone, &ctx->key, ctx->hash, s,
                                    r->connection->log);
 
+    return ngx_http_asana_hook_pass(r, ctx);
+}
+
+
+ngx_int_t
+ngx_http_asana_hook_pass(ngx_http_request_t *r, ngx_http_asana_hook_ctx_t *ctx)
+{
+    ngx_http_asana_hook_loc_conf_t  *ahcf;
+
     ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
 
-    if (rc == NGX_OK
+    if (ctx->status == NGX_HTTP_ASANA_HOOK_HEARTBEAT
         && ahcf->heartbeat == NGX_HTTP_ASANA_HOOK_HEARTBEAT_ANSWER)
     {
         r->content_handler = ngx_http_asana_hook_answer;

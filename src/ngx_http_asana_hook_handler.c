@@ -92,8 +92,9 @@ ngx_http_asana_hook_handler(ngx_http_request_t *r)
 
 
 /*
- * Internal redirects are judged anew in their own location: to skip them
- * would make "error_page" a way around the signature.
+ * What an internal redirect brings is judged anew, or "error_page" would be a
+ * way around the signature.  Only a delivery that was verified stays so in its
+ * zone: its application has it, under another URI.
  */
 
 static ngx_int_t
@@ -103,6 +104,20 @@ ngx_http_asana_hook_decide(ngx_http_request_t *r,
     ngx_int_t                      rc;
     ngx_http_asana_hook_ctx_t     *ctx;
     ngx_http_asana_hook_headers_t  h;
+
+    ctx = ngx_http_asana_hook_get_ctx(r);
+
+    if (ctx
+        && ctx->zone == zone
+        && (ctx->status == NGX_HTTP_ASANA_HOOK_VERIFIED
+            || ctx->status == NGX_HTTP_ASANA_HOOK_HEARTBEAT))
+    {
+        ngx_http_set_ctx(r, ctx, ngx_http_asana_hook_module);
+
+        ctx->rc = ngx_http_asana_hook_pass(r, ctx);
+
+        return ctx->rc;
+    }
 
     ctx = ngx_http_asana_hook_create_ctx(r, zone);
     if (ctx == NULL) {
@@ -163,8 +178,27 @@ static ngx_http_asana_hook_ctx_t *
 ngx_http_asana_hook_create_ctx(ngx_http_request_t *r,
     ngx_http_asana_hook_zone_t *zone)
 {
+    ngx_uint_t                  counted;
     ngx_pool_cleanup_t         *cln;
     ngx_http_asana_hook_ctx_t  *ctx;
+
+    counted = 0;
+
+    for (cln = r->pool->cleanup; cln; cln = cln->next) {
+
+        if (cln->handler != ngx_http_asana_hook_cleanup) {
+            continue;
+        }
+
+        ctx = cln->data;
+
+        if (ctx->zone == zone
+            && !ctx->create
+            && ctx->status != NGX_HTTP_ASANA_HOOK_BYPASS)
+        {
+            counted = 1;
+        }
+    }
 
     cln = ngx_pool_cleanup_add(r->pool, sizeof(ngx_http_asana_hook_ctx_t));
     if (cln == NULL) {
@@ -174,6 +208,7 @@ ngx_http_asana_hook_create_ctx(ngx_http_request_t *r,
     ctx = cln->data;
     ngx_memzero(ctx, offsetof(ngx_http_asana_hook_ctx_t, signature));
 
+    ctx->counted = counted;
     ctx->zone = zone;
     ctx->rc = NGX_HTTP_INTERNAL_SERVER_ERROR;
     ctx->set.pool = r->pool;
@@ -225,12 +260,22 @@ ngx_http_asana_hook_bypass(ngx_http_request_t *r)
 ngx_int_t
 ngx_http_asana_hook_key(ngx_http_request_t *r, ngx_http_asana_hook_ctx_t *ctx)
 {
+    size_t  i;
+
     if (ngx_http_complex_value(r, &ctx->zone->key, &ctx->key) != NGX_OK) {
         return NGX_ERROR;
     }
 
     if (ctx->key.len == 0 || ctx->key.len > NGX_HTTP_ASANA_HOOK_MAX_KEY) {
         return NGX_DECLINED;
+    }
+
+    /* "$" of a regular expression lets a new line pass at the end of a URI */
+
+    for (i = 0; i < ctx->key.len; i++) {
+        if (ctx->key.data[i] < 0x20 || ctx->key.data[i] == 0x7f) {
+            return NGX_DECLINED;
+        }
     }
 
     ctx->hash = ngx_hash_key(ctx->key.data, ctx->key.len);
@@ -275,6 +320,12 @@ void
 ngx_http_asana_hook_count(ngx_http_asana_hook_ctx_t *ctx)
 {
     ngx_http_asana_hook_counters_t  *counters;
+
+    /* a create call is counted when its answer has come */
+
+    if (ctx->counted && ctx->create == NULL) {
+        return;
+    }
 
     counters = ctx->zone->counters;
 

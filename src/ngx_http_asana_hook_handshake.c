@@ -58,8 +58,7 @@ ngx_http_asana_hook_handshake(ngx_http_request_t *r,
             return NGX_HTTP_INTERNAL_SERVER_ERROR;
         }
 
-        reason = (rc == NGX_OK) ? NULL
-                                : "its key is empty or longer than 480 bytes";
+        reason = (rc == NGX_OK) ? NULL : NGX_HTTP_ASANA_HOOK_BAD_KEY;
     }
 
     if (reason) {

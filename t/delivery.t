@@ -164,6 +164,30 @@ like $t->call('POST', '/a')->{body}, qr/403 Forbidden/,
 $t->secrecy($secret, values %vector);
 $t->end;
 
+# keys: "$" of a regular expression lets a new line pass
+
+$t = Receiver->new(
+    level  => 'debug',
+    server => 'location ~ ^/receive/(?<hook>[0-9]+)$ {
+            asana_hook hooks; proxy_pass http://127.0.0.1:APP;
+        }'
+);
+$t->{server} =~ s/APP/$t->{app_port}/;
+$t->app->run;
+is $t->handshake('/receive/1200', $secret)->{status}, 200, 'a good key';
+for my $uri ('/receive/1200%0A',
+    map { sprintf '/a%%%02Xb', $_ } 1 .. 31, 127)
+{
+    is $t->handshake($uri, $secret)->{status}, 400, "$uri is no good";
+    is $t->deliver($uri, $secret, '{}')->{status}, 403, 'nor for a delivery';
+    is join(' ', ($t->words(2))[-2, -1]), 'MALFORMED UNKNOWN', 'as is logged';
+}
+for my $uri ('/%20', '/%7E', '/%80', '/%C3%A4', '/%FF') {
+    is $t->handshake($uri, $secret)->{status}, 200, "$uri is good";
+    is $t->deliver($uri, $secret, '{}')->{status}, 200, 'for a delivery';
+}
+$t->end;
+
 # the level of the messages
 
 for my $level (qw(info notice warn error)) {
