@@ -46,7 +46,7 @@ sub tool {
 
 # the key is as odd as it may be, for the log names it
 
-my $key    = '/a%20%1B%22%27%C3%A9%E2%80%AE%FF';
+my $key    = '/a%20%22%27%C3%A9%C2%9B%E2%80%AE%FF';
 my $secret = secret();
 is $t->handshake($key, $secret)->{status}, 200, 'pending';
 is put($key), 201, 'meanwhile others come' for 1, 2;
