@@ -20,6 +20,7 @@ fuzz_decode(ngx_pool_t *pool, ngx_str_t *text, u_char mark, size_t skip,
     size_t digits)
 {
     char        hex[5];
+    long        ch;
     u_char     *p, *last;
     ngx_str_t   plain;
 
@@ -45,7 +46,20 @@ fuzz_decode(ngx_pool_t *pool, ngx_str_t *text, u_char mark, size_t skip,
 
         memcpy(hex, p + 1 + skip, digits);
         hex[digits] = '\0';
-        plain.data[plain.len++] = (u_char) strtol(hex, NULL, 16);
+        ch = strtol(hex, NULL, 16);
+
+        if (mark == '%' || ch < 0x80) {
+            plain.data[plain.len++] = (u_char) ch;
+
+        } else if (ch < 0x800) {
+            plain.data[plain.len++] = (u_char) (0xc0 | ch >> 6);
+            plain.data[plain.len++] = (u_char) (0x80 | (ch & 0x3f));
+
+        } else {
+            plain.data[plain.len++] = (u_char) (0xe0 | ch >> 12);
+            plain.data[plain.len++] = (u_char) (0x80 | (ch >> 6 & 0x3f));
+            plain.data[plain.len++] = (u_char) (0x80 | (ch & 0x3f));
+        }
 
         p += skip + digits;
     }

@@ -1039,7 +1039,10 @@ void ngx_http_asana_hook_out_hook(ngx_http_asana_hook_out_t *out,
     ngx_http_asana_hook_zone_t *zone, ngx_str_t *key,
     ngx_http_asana_hook_set_t *set);
 
-/* Appends the content of a JSON string, U+FFFD for what is not UTF-8. */
+/*
+ * Appends the content of a JSON string: U+FFFD for what is not UTF-8, \uXXXX
+ * for what controls a terminal or turns text around.
+ */
 void ngx_http_asana_hook_out_json(ngx_http_asana_hook_out_t *out,
     ngx_str_t *text);
 

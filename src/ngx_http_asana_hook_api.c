@@ -68,7 +68,7 @@ ngx_http_asana_hook_api_handler(ngx_http_request_t *r)
     u_char                          *p, *last;
     size_t                           len;
     ngx_int_t                        rc;
-    ngx_uint_t                       hooks;
+    ngx_uint_t                       found, hooks;
     ngx_http_core_loc_conf_t        *clcf;
     ngx_http_asana_hook_zone_t      *zone;
     ngx_http_asana_hook_args_t       args;
@@ -82,6 +82,10 @@ ngx_http_asana_hook_api_handler(ngx_http_request_t *r)
     p = r->uri.data + ngx_min(clcf->name.len, r->uri.len);
     last = r->uri.data + r->uri.len;
 
+    /* "location /api" is asked for "/apihooks" as well */
+
+    found = (p == last || *p == '/' || p == r->uri.data || p[-1] == '/');
+
     while (p < last && *p == '/') {
         p++;
     }
@@ -89,7 +93,10 @@ ngx_http_asana_hook_api_handler(ngx_http_request_t *r)
     len = last - p;
     hooks = (len == 5 && ngx_strncmp(p, "hooks", 5) == 0);
 
-    if (len && !hooks && !(len == 7 && ngx_strncmp(p, "metrics", 7) == 0)) {
+    if (!found
+        || (len && !hooks
+            && !(len == 7 && ngx_strncmp(p, "metrics", 7) == 0)))
+    {
         return ngx_http_asana_hook_api_error(r, NGX_HTTP_NOT_FOUND,
                                              "no such call; there are /, "
                                              "/hooks and /metrics");
@@ -612,6 +619,7 @@ ngx_http_asana_hook_api_send(ngx_http_request_t *r, ngx_uint_t status,
     }
 
     r->headers_out.status = status;
+    r->disable_not_modified = 1;
 
     if (out) {
         r->headers_out.content_length_n = (off_t) out->size;

@@ -15,6 +15,7 @@ static void ngx_http_asana_hook_out_row(ngx_http_asana_hook_out_t *out,
     ngx_http_asana_hook_counters_t *counters, ngx_http_asana_hook_row_e n);
 static void ngx_http_asana_hook_out_time(ngx_http_asana_hook_out_t *out,
     const char *name, time_t t);
+static ngx_uint_t ngx_http_asana_hook_out_unsafe(uint32_t ch);
 static size_t ngx_http_asana_hook_out_utf8(u_char *p, u_char *last);
 static ngx_buf_t *ngx_http_asana_hook_out_buf(ngx_http_asana_hook_out_t *out,
     size_t size);
@@ -153,13 +154,17 @@ ngx_http_asana_hook_out_time(ngx_http_asana_hook_out_t *out, const char *name,
 }
 
 
-/* the content of a JSON string; what is not UTF-8 becomes U+FFFD */
+/*
+ * The content of a JSON string; what is not UTF-8 becomes U+FFFD, what could
+ * lead astray a terminal or a reader is escaped.
+ */
 
 void
 ngx_http_asana_hook_out_json(ngx_http_asana_hook_out_t *out, ngx_str_t *text)
 {
-    u_char  *p, *last;
-    size_t   n;
+    u_char    *p, *last;
+    size_t     n;
+    uint32_t   ch;
 
     last = text->data + text->len;
 
@@ -170,9 +175,17 @@ ngx_http_asana_hook_out_json(ngx_http_asana_hook_out_t *out, ngx_str_t *text)
         if (n == 0) {
             n = 1;
             ngx_http_asana_hook_out(out, "\\ufffd");
+            continue;
+        }
 
-        } else if (*p < ' ' || *p == 0x7f) {
-            ngx_http_asana_hook_out(out, "\\u%04xd", (int) *p);
+        ch = (n == 1) ? p[0]
+             : (n == 2) ? (p[0] & 0x1fu) << 6 | (p[1] & 0x3f)
+             : (n == 3) ? (p[0] & 0x0fu) << 12 | (p[1] & 0x3fu) << 6
+                          | (p[2] & 0x3f)
+             : 0x10000;
+
+        if (ngx_http_asana_hook_out_unsafe(ch)) {
+            ngx_http_asana_hook_out(out, "\\u%04xD", ch);
 
         } else if (*p == '"' || *p == '\\') {
             ngx_http_asana_hook_out(out, "\\%c", *p);
@@ -181,6 +194,20 @@ ngx_http_asana_hook_out_json(ngx_http_asana_hook_out_t *out, ngx_str_t *text)
             ngx_http_asana_hook_out(out, "%*s", n, p);
         }
     }
+}
+
+
+/* control characters of ASCII and C1, lines, and what turns text around */
+
+static ngx_uint_t
+ngx_http_asana_hook_out_unsafe(uint32_t ch)
+{
+    return ch < 0x20
+           || (ch >= 0x7f && ch <= 0x9f)
+           || ch == 0x061c
+           || ch == 0x200e || ch == 0x200f
+           || (ch >= 0x2028 && ch <= 0x202e)
+           || (ch >= 0x2066 && ch <= 0x2069);
 }
 
 
