@@ -247,10 +247,14 @@ $t->end;
 
 # the same, and the zone has another size: what is in flight moves with it
 
-start()->run;
+start(http => 'asana_hook_zone $uri zone=other:1m state=STATE;');
+$t->{http} =~ s{STATE}{$t->{dir}/other};
+$t->{server} .= ' location /other { asana_hook_register other; '
+    . "proxy_pass http://127.0.0.1:$t->{app_port}; }";
+$t->run;
 ($c, $gate, $secret) = stalled();
 @old = $t->workers;
-(my $sized = $t->conf) =~ s/zone=hooks:1m/zone=hooks:2m/;
+(my $sized = $t->conf) =~ s/zone=(\w+):1m/zone=$1:2m/g;
 $t->write_file('nginx.conf', $sized);
 kill 'HUP', $t->master;
 ok wait_for(sub { grep { my $pid = $_; !grep { $_ == $pid } @old }

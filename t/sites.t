@@ -68,13 +68,14 @@ my @cases = (
     [['Origin: http://localhost', 'Sec-Fetch-Site: cross-site'], 1],
     [['Origin: http://example.com', 'Sec-Fetch-Site: same-origin'], 1],
     [['Referer: http://example.com/'], 0],
+    [[(map {"X-$_: x"} 1 .. 30), 'Sec-Fetch-Site: cross-site'], 1],
 );
 
 for my $case (@cases) {
     my ($headers, $refused, $host) = @{$case};
     $host ||= 'localhost';
-    my $name = join ', ', $host eq 'localhost' ? () : "Host: $host",
-        @{$headers};
+    my $name = substr join(', ', $host eq 'localhost' ? () : "Host: $host",
+        @{$headers}), 0, 60;
 
     for my $method (qw(PUT DELETE)) {
         call('PUT', $key, 'x') if $method eq 'DELETE';
