@@ -22,6 +22,7 @@
  *                  -> api -> args, metrics, out
  *                            -> zone -> store -> group
  *                                             -> batch -> ops -> records
+ *                                             -> env
  *
  * module     directives, configuration, variables
  * conf       the directive asana_hook_zone
@@ -43,6 +44,7 @@
  * creates    create calls in flight, in the zone
  * store      LMDB, the truth: environment, look-ups
  * group      gathers changes for a thread, which makes them durable together
+ * env        LMDB: opens it, and sees whether it may be written
  * batch      LMDB: carries them out, in one transaction
  * ops        LMDB: what an operation does within it; room: a full store
  * records    LMDB: the layout of what is kept
@@ -203,9 +205,13 @@ extern ngx_str_t  ngx_http_asana_hook_words[];
 
 #define NGX_HTTP_ASANA_HOOK_BUCKETS  14
 
+/* slots for the causes of failures that were logged lately */
+#define NGX_HTTP_ASANA_HOOK_TOLD     61
+
 typedef struct {
     ngx_atomic_t                   usec;
     ngx_atomic_t                   bucket[NGX_HTTP_ASANA_HOOK_BUCKETS + 1];
+    ngx_atomic_t                   told[NGX_HTTP_ASANA_HOOK_TOLD];
 } ngx_http_asana_hook_commits_t;
 
 /* upper bounds of the buckets, microseconds; the last one has none */
@@ -482,11 +488,14 @@ ngx_http_asana_hook_store_t *ngx_http_asana_hook_store_create(
     ngx_pool_t *pool, ngx_str_t *path, size_t max_size,
     ngx_thread_pool_t *thread_pool, ngx_http_asana_hook_commits_t *commits);
 
-/* NGX_ERROR if the store cannot be used now, with a line in the log. */
+/*
+ * Opens the store at the start of a worker; NGX_ERROR, with a line in the log,
+ * if it cannot be used now.  It is tried again in the thread.
+ */
 ngx_int_t ngx_http_asana_hook_store_open(ngx_http_asana_hook_store_t *store,
     ngx_log_t *log);
 
-/* Closes what is open; a later call may open it again. */
+/* Closes what is open, at the end of a worker. */
 void ngx_http_asana_hook_store_close(ngx_http_asana_hook_store_t *store);
 
 /* A number that every commit of any process changes; 0: not to be had. */
@@ -577,6 +586,9 @@ void ngx_http_asana_hook_group_init(ngx_http_asana_hook_group_t *group,
 ngx_int_t ngx_http_asana_hook_group_post(ngx_http_asana_hook_group_t *group,
     ngx_http_asana_hook_op_t *op);
 
+/* Runs a batch without operations, unless another one is under way. */
+void ngx_http_asana_hook_group_wake(ngx_http_asana_hook_group_t *group);
+
 
 /*
  * batch: changes of the store, for the store and its group alone.
@@ -589,15 +601,20 @@ void ngx_http_asana_hook_store_run(void *data, ngx_queue_t *batch,
 /* In the main thread, after a batch; NGX_AGAIN: it is to be run again. */
 ngx_int_t ngx_http_asana_hook_store_settle(void *data);
 
-/* Logs what LMDB or the system says, and the way out; returns NGX_ERROR. */
+/* Ends the look-ups of the main thread, before an environment goes. */
+void ngx_http_asana_hook_store_unread(ngx_http_asana_hook_store_t *store);
+
+/*
+ * Logs what LMDB or the system says, and the way out; each cause once a second
+ * at most.  Returns NGX_ERROR.  In any thread.
+ */
 ngx_int_t ngx_http_asana_hook_store_error(
     ngx_http_asana_hook_store_t *store, ngx_log_t *log, const char *what,
     int err);
 
-/* Opens the databases, or makes them; NGX_DECLINED: there are none yet. */
-ngx_int_t ngx_http_asana_hook_store_databases(
-    ngx_http_asana_hook_store_t *store, struct MDB_txn *txn,
-    unsigned int flags, ngx_log_t *log);
+/* Whether this cause was not logged yet in this second. */
+ngx_uint_t ngx_http_asana_hook_store_tells(ngx_http_asana_hook_store_t *store,
+    const char *what, int err);
 
 
 /*
@@ -608,7 +625,8 @@ ngx_int_t ngx_http_asana_hook_store_databases(
 typedef struct {
     struct MDB_txn                *txn;
     int64_t                        keys;       /* added, or less than 0 */
-    size_t                         taken;      /* pages of the map, at most */
+    size_t                         limit;      /* of the store, bytes */
+    size_t                         taken;      /* pages of it, at most */
     unsigned int                   meta;       /* databases */
     unsigned int                   secrets;
     unsigned int                   unproven;
@@ -617,27 +635,66 @@ typedef struct {
 } ngx_http_asana_hook_records_t;
 
 
-struct ngx_http_asana_hook_store_s {
+typedef struct {
     struct MDB_env                *env;
+    ngx_http_asana_hook_records_t  records;
+    ngx_uint_t                     opened;     /* the databases are */
+    ngx_uint_t                     readonly;   /* nor has it any locks */
+    uint64_t                       version;    /* added to transactions */
+    ngx_file_uniq_t                lock_uniq;  /* of lock.mdb */
+    dev_t                          lock_dev;
+} ngx_http_asana_hook_env_t;
+
+
+struct ngx_http_asana_hook_store_s {
+    ngx_http_asana_hook_env_t      cur;        /* of the main thread */
     struct MDB_txn                *read;       /* parked between look-ups */
     struct MDB_cursor             *cursor;     /* of "read" in "secrets" */
 
-    ngx_http_asana_hook_records_t  records;
     ngx_http_asana_hook_group_t    group;
 
     ngx_http_asana_hook_commits_t *commits;
 
     size_t                         max_size;
     time_t                         tried;      /* to open */
-    time_t                         failed;     /* to write */
+    time_t                         failed;     /* to open or to write */
     ngx_str_t                      path;
+
+    /* what a batch opened, to be "cur", and what is to be closed before it */
+    ngx_http_asana_hook_env_t      fresh;
+    ngx_http_asana_hook_env_t      old;
+    ngx_uint_t                     reopen;     /* and not to be written */
 
     /* what the last batch tells to the main thread */
     int                            err;
+    ngx_uint_t                     panic;
     ngx_uint_t                     made;
-
-    unsigned                       opened:1;   /* the databases are */
 };
+
+
+/*
+ * env: in any thread that has the environment for itself.
+ */
+
+/* an error beside those of LMDB and of the system: not the same lock.mdb */
+#define NGX_HTTP_ASANA_HOOK_ELOCK  (-1)
+
+/*
+ * Opens the environment and the databases that it has.  With a fallback one
+ * that cannot be written is opened for reading.  NGX_ERROR is logged.
+ */
+ngx_int_t ngx_http_asana_hook_env_open(ngx_http_asana_hook_store_t *store,
+    ngx_http_asana_hook_env_t *env, ngx_uint_t fallback, ngx_log_t *log);
+void ngx_http_asana_hook_env_close(ngx_http_asana_hook_env_t *env);
+
+/* Whether its files are those that have the names; NGX_ERROR is logged. */
+ngx_int_t ngx_http_asana_hook_env_in_place(ngx_http_asana_hook_store_t *store,
+    ngx_http_asana_hook_env_t *env, ngx_log_t *log);
+
+/* Opens the databases, or makes them; NGX_DECLINED: there are none yet. */
+ngx_int_t ngx_http_asana_hook_store_databases(
+    ngx_http_asana_hook_store_t *store, ngx_http_asana_hook_env_t *env,
+    struct MDB_txn *txn, unsigned int flags, ngx_log_t *log);
 
 
 /* as it lies in the store, or is to be written there */
@@ -730,6 +787,10 @@ int ngx_http_asana_hook_record_put(ngx_http_asana_hook_records_t *recs,
 int ngx_http_asana_hook_record_del(ngx_http_asana_hook_records_t *recs,
     struct MDB_cursor *cursor, struct MDB_val *key,
     ngx_http_asana_hook_record_t *rec);
+
+/* Removes what the indexes say of a record that is not there. */
+int ngx_http_asana_hook_record_stale(ngx_http_asana_hook_records_t *recs,
+    struct MDB_val *key, u_char *id, time_t created, ngx_uint_t pending);
 
 /*
  * The first record of "unproven" or "waiting", which are ordered by age: its

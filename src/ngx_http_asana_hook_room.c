@@ -28,6 +28,7 @@ static int ngx_http_asana_hook_op_cost(ngx_http_asana_hook_records_t *recs,
     size_t *cost);
 static int ngx_http_asana_hook_op_free_pages(
     ngx_http_asana_hook_records_t *recs, size_t *free, size_t *usable);
+static int ngx_http_asana_hook_op_oldest_reader(const char *line, void *data);
 
 
 /*
@@ -66,7 +67,7 @@ ngx_http_asana_hook_op_full(ngx_http_asana_hook_records_t *recs,
         return err;
     }
 
-    pages = info.me_mapsize / stat.ms_psize;
+    pages = recs->limit / stat.ms_psize;
     used = info.me_last_pgno + 1;
 
     need = ngx_min(pages / 16, NGX_HTTP_ASANA_HOOK_RESERVE);
@@ -144,16 +145,25 @@ static int
 ngx_http_asana_hook_op_free_pages(ngx_http_asana_hook_records_t *recs,
     size_t *free, size_t *usable)
 {
-    int          err;
-    size_t       n;
+    int          dead, err;
+    size_t       n, freed, oldest;
     MDB_txn     *txn;
     MDB_val      key, val;
     MDB_cursor  *cursor;
+
+    /* what readers hold is not free, unless they died */
+
+    (void) mdb_reader_check(mdb_txn_env(recs->txn), &dead);
 
     err = mdb_txn_begin(mdb_txn_env(recs->txn), NULL, MDB_RDONLY, &txn);
     if (err) {
         return err;
     }
+
+    oldest = mdb_txn_id(txn);
+
+    (void) mdb_reader_list(mdb_txn_env(recs->txn),
+                           ngx_http_asana_hook_op_oldest_reader, &oldest);
 
     err = mdb_cursor_open(txn, 0, &cursor);
     if (err) {
@@ -163,10 +173,13 @@ ngx_http_asana_hook_op_free_pages(ngx_http_asana_hook_records_t *recs,
 
     while ((err = mdb_cursor_get(cursor, &key, &val, MDB_NEXT)) == 0) {
         n = *(size_t *) val.mv_data;
+        freed = *(size_t *) key.mv_data;
 
-        *free += n;
+        if (freed <= oldest) {
+            *free += n;
+        }
 
-        if (*(size_t *) key.mv_data < mdb_txn_id(txn)) {
+        if (freed < oldest) {
             *usable += n;
         }
     }
@@ -175,6 +188,23 @@ ngx_http_asana_hook_op_free_pages(ngx_http_asana_hook_records_t *recs,
     mdb_txn_abort(txn);
 
     return (err == MDB_NOTFOUND) ? 0 : err;
+}
+
+
+/* "pid thread transaction", a line for each reader, behind one of names */
+
+static int
+ngx_http_asana_hook_op_oldest_reader(const char *line, void *data)
+{
+    size_t *oldest = data;
+
+    size_t  pid, thread, txnid;
+
+    if (sscanf(line, "%zu %zx %zu", &pid, &thread, &txnid) == 3) {
+        *oldest = ngx_min(*oldest, txnid);
+    }
+
+    return 0;
 }
 
 
@@ -236,6 +266,14 @@ ngx_http_asana_hook_op_drop_oldest(ngx_http_asana_hook_records_t *recs,
 
         if (err == 0) {
             err = ngx_http_asana_hook_op_drop(recs, cursor, &key, id);
+        }
+
+        if (err == MDB_NOTFOUND) {
+
+            /* an entry of the index alone, which a tool has left */
+
+            err = ngx_http_asana_hook_record_stale(recs, &key, id, created,
+                                                   dbi == recs->waiting);
         }
 
         if (err) {

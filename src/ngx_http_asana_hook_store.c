@@ -16,19 +16,14 @@
 #include <lmdb.h>
 
 
-#define NGX_HTTP_ASANA_HOOK_FORMAT      1
-
-/* the first opener fixes it: two generations of workers, and the tools */
-#define NGX_HTTP_ASANA_HOOK_READERS     2048
+#define NGX_HTTP_ASANA_HOOK_FORMAT  1
 
 
-static ngx_int_t ngx_http_asana_hook_store_open_env(
-    ngx_http_asana_hook_store_t *store, ngx_log_t *log);
-static ngx_int_t ngx_http_asana_hook_store_check_env(
-    ngx_http_asana_hook_store_t *store, ngx_log_t *log);
 static int ngx_http_asana_hook_store_version(
-    ngx_http_asana_hook_store_t *store, MDB_txn *txn, unsigned int flags,
-    ngx_log_t *log);
+    ngx_http_asana_hook_store_t *store, ngx_http_asana_hook_env_t *env,
+    MDB_txn *txn, unsigned int flags, ngx_log_t *log);
+static void ngx_http_asana_hook_store_reopen(
+    ngx_http_asana_hook_store_t *store);
 static ngx_int_t ngx_http_asana_hook_store_read(
     ngx_http_asana_hook_store_t *store, ngx_log_t *log);
 static int ngx_http_asana_hook_store_begin(ngx_http_asana_hook_store_t *store,
@@ -65,102 +60,44 @@ ngx_int_t
 ngx_http_asana_hook_store_open(ngx_http_asana_hook_store_t *store,
     ngx_log_t *log)
 {
-    if (store->env) {
-        return NGX_OK;
-    }
+    /* a file that may grow no more is an error of the write alone */
 
-    /* once a second at most */
+    (void) signal(SIGXFSZ, SIG_IGN);
 
+    store->tried = ngx_time();
+
+    return ngx_http_asana_hook_env_open(store, &store->cur, 1, log);
+}
+
+
+/* in the thread of the changes, once a second at most */
+
+static void
+ngx_http_asana_hook_store_reopen(ngx_http_asana_hook_store_t *store)
+{
     if (store->tried == ngx_time()) {
-        return NGX_ERROR;
+        return;
     }
 
     store->tried = ngx_time();
 
-    if (ngx_http_asana_hook_store_open_env(store, log) != NGX_OK) {
-        ngx_http_asana_hook_store_close(store);
-        return NGX_ERROR;
-    }
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_http_asana_hook_store_open_env(ngx_http_asana_hook_store_t *store,
-    ngx_log_t *log)
-{
-    int  dead, err;
-
-    err = mdb_env_create(&store->env);
-
-    if (err == 0) {
-        err = mdb_env_set_mapsize(store->env, store->max_size);
-    }
-
-    if (err == 0) {
-        err = mdb_env_set_maxdbs(store->env, 8);
-    }
-
-    if (err == 0) {
-        err = mdb_env_set_maxreaders(store->env, NGX_HTTP_ASANA_HOOK_READERS);
-    }
-
-    if (err == 0) {
-        err = mdb_env_open(store->env, (char *) store->path.data,
-                           MDB_NOTLS|MDB_NORDAHEAD, 0600);
-    }
-
-    if (err) {
-        return ngx_http_asana_hook_store_error(store, log, "cannot be opened",
-                                               err);
-    }
-
-    /* readers that died with their process would hold on to old pages */
-
-    (void) mdb_reader_check(store->env, &dead);
-
-    return ngx_http_asana_hook_store_check_env(store, log);
-}
-
-
-static ngx_int_t
-ngx_http_asana_hook_store_check_env(ngx_http_asana_hook_store_t *store,
-    ngx_log_t *log)
-{
-    int              fd;
-    off_t            size;
-    MDB_stat         stat;
-    MDB_envinfo      info;
-    ngx_file_info_t  fi;
-
-    /* a file that was cut short would kill the worker at a look-up */
-
-    if (mdb_env_get_fd(store->env, &fd) != 0
-        || ngx_fd_info(fd, &fi) == NGX_FILE_ERROR
-        || mdb_env_stat(store->env, &stat) != 0
-        || mdb_env_info(store->env, &info) != 0)
-    {
-        return ngx_http_asana_hook_store_error(store, log, "cannot be read",
-                                               ngx_errno);
-    }
-
-    size = (off_t) (info.me_last_pgno + 1) * stat.ms_psize;
-
-    if (ngx_file_size(&fi) < size) {
-        ngx_log_error(NGX_LOG_CRIT, log, 0,
-                      "asana_hook: store \"%V\": \"data.mdb\" has %O bytes "
-                      "instead of at least %O and is not used; restore it "
-                      "from a backup", &store->path, ngx_file_size(&fi), size);
-        return NGX_ERROR;
-    }
-
-    return NGX_OK;
+    ngx_http_asana_hook_group_wake(&store->group);
 }
 
 
 void
 ngx_http_asana_hook_store_close(ngx_http_asana_hook_store_t *store)
+{
+    ngx_http_asana_hook_store_unread(store);
+
+    ngx_http_asana_hook_env_close(&store->old);
+    ngx_http_asana_hook_env_close(&store->cur);
+    ngx_http_asana_hook_env_close(&store->fresh);
+}
+
+
+void
+ngx_http_asana_hook_store_unread(ngx_http_asana_hook_store_t *store)
 {
     if (store->cursor) {
         mdb_cursor_close(store->cursor);
@@ -171,14 +108,6 @@ ngx_http_asana_hook_store_close(ngx_http_asana_hook_store_t *store)
         mdb_txn_abort(store->read);
         store->read = NULL;
     }
-
-    if (store->env) {
-        mdb_env_close(store->env);
-        store->env = NULL;
-    }
-
-    store->opened = 0;
-    store->made = 0;
 }
 
 
@@ -186,9 +115,21 @@ ngx_int_t
 ngx_http_asana_hook_store_error(ngx_http_asana_hook_store_t *store,
     ngx_log_t *log, const char *what, int err)
 {
-    const char  *help;
+    const char  *help, *text;
+
+    if (!ngx_http_asana_hook_store_tells(store, what, err)) {
+        return NGX_ERROR;
+    }
+
+    text = (err == NGX_HTTP_ASANA_HOOK_ELOCK)
+           ? "\"lock.mdb\" was removed or replaced while in use"
+           : mdb_strerror(err);
 
     switch (err) {
+
+    case NGX_HTTP_ASANA_HOOK_ELOCK:
+        help = "; reload nginx, each one that uses the store";
+        break;
 
     case NGX_EACCES:
     case NGX_EPERM:
@@ -201,7 +142,12 @@ ngx_http_asana_hook_store_error(ngx_http_asana_hook_store_t *store,
         break;
 
     case NGX_ENOSPC:
+    case EDQUOT:
         help = "; make room on the disk";
+        break;
+
+    case EFBIG:
+        help = "; raise the limit of the size of files (RLIMIT_FSIZE) of nginx";
         break;
 
     case EIO:
@@ -228,9 +174,26 @@ ngx_http_asana_hook_store_error(ngx_http_asana_hook_store_t *store,
     }
 
     ngx_log_error(NGX_LOG_CRIT, log, 0, "asana_hook: store \"%V\" %s: %s%s",
-                  &store->path, what, mdb_strerror(err), help);
+                  &store->path, what, text, help);
 
     return NGX_ERROR;
+}
+
+
+ngx_uint_t
+ngx_http_asana_hook_store_tells(ngx_http_asana_hook_store_t *store,
+    const char *what, int err)
+{
+    ngx_atomic_t        *told;
+    ngx_atomic_uint_t    now, last;
+
+    now = (ngx_atomic_uint_t) ngx_time();
+    told = &store->commits->told[(ngx_uint_t) (ngx_abs(err)
+                                               + 31 * ngx_strlen(what))
+                                 % NGX_HTTP_ASANA_HOOK_TOLD];
+    last = *told;
+
+    return last != now && ngx_atomic_cmp_set(told, last, now);
 }
 
 
@@ -238,15 +201,16 @@ ngx_http_asana_hook_store_error(ngx_http_asana_hook_store_t *store,
 
 ngx_int_t
 ngx_http_asana_hook_store_databases(ngx_http_asana_hook_store_t *store,
-    MDB_txn *txn, unsigned int flags, ngx_log_t *log)
+    ngx_http_asana_hook_env_t *env, MDB_txn *txn, unsigned int flags,
+    ngx_log_t *log)
 {
     int  err;
 
-    err = ngx_http_asana_hook_store_version(store, txn, flags, log);
+    err = ngx_http_asana_hook_store_version(store, env, txn, flags, log);
 
     if (err == 0) {
-        store->records.txn = txn;
-        err = ngx_http_asana_hook_records_open(&store->records, flags);
+        env->records.txn = txn;
+        err = ngx_http_asana_hook_records_open(&env->records, flags);
     }
 
     if (err == MDB_NOTFOUND && flags == 0) {
@@ -265,14 +229,15 @@ ngx_http_asana_hook_store_databases(ngx_http_asana_hook_store_t *store,
 
 static int
 ngx_http_asana_hook_store_version(ngx_http_asana_hook_store_t *store,
-    MDB_txn *txn, unsigned int flags, ngx_log_t *log)
+    ngx_http_asana_hook_env_t *env, MDB_txn *txn, unsigned int flags,
+    ngx_log_t *log)
 {
     int      err;
     u_char   buf[4], *p;
     MDB_val  key, val;
     uint32_t version;
 
-    err = mdb_dbi_open(txn, "meta", flags, &store->records.meta);
+    err = mdb_dbi_open(txn, "meta", flags, &env->records.meta);
     if (err) {
         return err;
     }
@@ -280,7 +245,7 @@ ngx_http_asana_hook_store_version(ngx_http_asana_hook_store_t *store,
     key.mv_size = sizeof("version") - 1;
     key.mv_data = (char *) "version";
 
-    err = mdb_get(txn, store->records.meta, &key, &val);
+    err = mdb_get(txn, env->records.meta, &key, &val);
 
     if (err == MDB_NOTFOUND && flags) {
 
@@ -290,7 +255,7 @@ ngx_http_asana_hook_store_version(ngx_http_asana_hook_store_t *store,
         val.mv_size = 4;
         val.mv_data = buf;
 
-        return mdb_put(txn, store->records.meta, &key, &val, 0);
+        return mdb_put(txn, env->records.meta, &key, &val, 0);
     }
 
     if (err) {
@@ -305,10 +270,14 @@ ngx_http_asana_hook_store_version(ngx_http_asana_hook_store_t *store,
     version = (uint32_t) p[0] << 24 | p[1] << 16 | p[2] << 8 | p[3];
 
     if (version > NGX_HTTP_ASANA_HOOK_FORMAT) {
-        ngx_log_error(NGX_LOG_CRIT, log, 0,
-                      "asana_hook: store \"%V\" has the format %uD of a newer "
-                      "version, this one knows %d; upgrade the module",
-                      &store->path, version, NGX_HTTP_ASANA_HOOK_FORMAT);
+        if (ngx_http_asana_hook_store_tells(store, "is newer", 0)) {
+            ngx_log_error(NGX_LOG_CRIT, log, 0,
+                          "asana_hook: store \"%V\" has the format %uD of a "
+                          "newer version, this one knows %d; upgrade the "
+                          "module", &store->path, version,
+                          NGX_HTTP_ASANA_HOOK_FORMAT);
+        }
+
         return NGX_ERROR;
     }
 
@@ -321,11 +290,11 @@ ngx_http_asana_hook_store_txnid(ngx_http_asana_hook_store_t *store)
 {
     MDB_envinfo  info;
 
-    if (store->env == NULL || mdb_env_info(store->env, &info) != 0) {
+    if (store->cur.env == NULL || mdb_env_info(store->cur.env, &info) != 0) {
         return 0;
     }
 
-    return info.me_last_txnid;
+    return store->cur.version + info.me_last_txnid;
 }
 
 
@@ -341,7 +310,7 @@ ngx_http_asana_hook_store_begin(ngx_http_asana_hook_store_t *store,
     for (n = 0; /* void */ ; n++) {
 
         err = *txn ? mdb_txn_renew(*txn)
-                   : mdb_txn_begin(store->env, NULL, flags, txn);
+                   : mdb_txn_begin(store->cur.env, NULL, flags, txn);
 
         /*
          * another generation, with a larger "max_size", let the store grow;
@@ -352,8 +321,14 @@ ngx_http_asana_hook_store_begin(ngx_http_asana_hook_store_t *store,
             return err;
         }
 
-        err = mdb_env_set_mapsize(store->env, 0);
+        err = mdb_env_set_mapsize(store->cur.env, 0);
         if (err) {
+
+            /* it is gone, and not to be looked into */
+
+            ngx_http_asana_hook_store_close(store);
+            *txn = NULL;
+
             return err;
         }
     }
@@ -370,7 +345,8 @@ ngx_http_asana_hook_store_read(ngx_http_asana_hook_store_t *store,
     MDB_txn   *txn;
     ngx_int_t  rc;
 
-    if (ngx_http_asana_hook_store_open(store, log) != NGX_OK) {
+    if (store->cur.env == NULL) {
+        ngx_http_asana_hook_store_reopen(store);
         return NGX_ERROR;
     }
 
@@ -381,17 +357,23 @@ ngx_http_asana_hook_store_read(ngx_http_asana_hook_store_t *store,
                                                err);
     }
 
-    if (!store->opened) {
+    if (!store->cur.opened) {
 
         if (store->group.busy) {
 
-            /* the first secret of all is being written */
+            /*
+             * the first secret of all is being written; what others wrote
+             * meanwhile cannot be read before that
+             */
+
+            rc = mdb_txn_id(store->read) ? NGX_ERROR : NGX_DECLINED;
 
             mdb_txn_reset(store->read);
-            return NGX_DECLINED;
+            return rc;
         }
 
-        rc = ngx_http_asana_hook_store_databases(store, store->read, 0, log);
+        rc = ngx_http_asana_hook_store_databases(store, &store->cur,
+                                                 store->read, 0, log);
 
         if (rc != NGX_OK) {
             mdb_txn_reset(store->read);
@@ -415,12 +397,12 @@ ngx_http_asana_hook_store_read(ngx_http_asana_hook_store_t *store,
                                                    "cannot be read", err);
         }
 
-        store->opened = 1;
+        store->cur.opened = 1;
     }
 
     err = store->cursor
           ? mdb_cursor_renew(store->read, store->cursor)
-          : mdb_cursor_open(store->read, store->records.secrets,
+          : mdb_cursor_open(store->read, store->cur.records.secrets,
                             &store->cursor);
 
     if (err) {
@@ -446,11 +428,20 @@ ngx_http_asana_hook_store_find(ngx_http_asana_hook_store_t *store,
         return (rc == NGX_DECLINED) ? NGX_OK : NGX_ERROR;
     }
 
-    set->txnid = mdb_txn_id(store->read);
+    set->txnid = store->cur.version + mdb_txn_id(store->read);
 
     err = ngx_http_asana_hook_records_find(store->cursor, key, set);
 
     mdb_txn_reset(store->read);
+
+    if (store->cur.readonly
+        && ngx_http_asana_hook_store_txnid(store) != set->txnid)
+    {
+        /* without a lock its pages may have been written meanwhile */
+
+        ngx_http_asana_hook_set_wipe(set);
+        return NGX_ERROR;
+    }
 
     if (err) {
         ngx_http_asana_hook_set_wipe(set);
@@ -481,6 +472,18 @@ ngx_http_asana_hook_store_list(ngx_http_asana_hook_store_t *store,
 
     for ( ;; ) {
         err = ngx_http_asana_hook_records_next(store->cursor, &key);
+
+        if (err == 0 && key.len > NGX_HTTP_ASANA_HOOK_MAX_KEY) {
+
+            if (ngx_http_asana_hook_store_tells(store, "key", (int) key.len)) {
+                ngx_log_error(NGX_LOG_CRIT, log, 0,
+                              "asana_hook: store \"%V\" has a key of %uz "
+                              "bytes, which no request has; it is left out",
+                              &store->path, key.len);
+            }
+
+            continue;
+        }
 
         if (err == 0) {
             err = ngx_http_asana_hook_records_find(store->cursor, &key, set);
@@ -529,7 +532,7 @@ ngx_http_asana_hook_store_stat(ngx_http_asana_hook_store_t *store,
 
     /* a thread may use the other one */
 
-    recs = store->records;
+    recs = store->cur.records;
     recs.txn = store->read;
 
     err = ngx_http_asana_hook_records_stat(&recs, stat);
@@ -586,9 +589,7 @@ ngx_http_asana_hook_store_post(ngx_http_asana_hook_store_t *store,
 {
     ngx_int_t  rc;
 
-    if (store->failed == ngx_time()
-        || ngx_http_asana_hook_store_open(store, ngx_cycle->log) != NGX_OK)
-    {
+    if (store->failed == ngx_time()) {
         return NGX_OK;
     }
 
@@ -597,7 +598,7 @@ ngx_http_asana_hook_store_post(ngx_http_asana_hook_store_t *store,
      * a worker that knew its secrets from the zone alone has not done so yet
      */
 
-    if (!store->opened && !store->group.busy) {
+    if (store->cur.env && !store->cur.opened && !store->group.busy) {
 
         rc = ngx_http_asana_hook_store_read(store, ngx_cycle->log);
 
