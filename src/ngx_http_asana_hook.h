@@ -84,6 +84,9 @@ typedef struct {
     (ngx_http_asana_hook_secret_t *)                                          \
         ((u_char *) (s) + ngx_http_asana_hook_secret_size((s)->len))
 
+/* clocks of workers differ by less; a time that is later counts as now */
+#define NGX_HTTP_ASANA_HOOK_SKEW  60
+
 /* a secret counts as active for "inactive" seconds after this */
 
 #define ngx_http_asana_hook_secret_seen(s)                                    \
@@ -161,6 +164,7 @@ struct ngx_http_asana_hook_op_s {
     ngx_uint_t                     max_pending; /* of the whole store */
 
     unsigned                       all:1;       /* REMOVE: without an id */
+    unsigned                       correct:1;   /* TOUCH: a later time alone */
     unsigned                       created:1;   /* PUT: there was none */
 
     size_t                         size;        /* of this allocation */
@@ -266,6 +270,7 @@ typedef struct {
     ngx_http_asana_hook_creates_t *creates;   /* in the zone */
 
     unsigned                       gateway:1; /* create calls are counted */
+    unsigned                       closing:1; /* nothing is written any more */
 } ngx_http_asana_hook_zone_t;
 
 
@@ -448,6 +453,10 @@ void ngx_http_asana_hook_zone_flush(ngx_http_asana_hook_zone_t *zone,
 /* Takes over the create calls of the zone of this name before a reload. */
 void ngx_http_asana_hook_zone_creates_copy(ngx_http_asana_hook_zone_t *zone);
 
+/* Has the store bring times of the key back that are later than now. */
+void ngx_http_asana_hook_zone_correct(ngx_http_asana_hook_zone_t *zone,
+    ngx_str_t *key, ngx_http_asana_hook_set_t *set, ngx_log_t *log);
+
 /* Takes a place among those who create, from the dead if need be. */
 void ngx_http_asana_hook_zone_creates(ngx_http_asana_hook_zone_t *zone);
 
@@ -466,6 +475,12 @@ ngx_http_asana_hook_secret_t *ngx_http_asana_hook_set_push(
 /* Makes room for size bytes in an empty set; NGX_ERROR if there is none. */
 ngx_int_t ngx_http_asana_hook_set_reserve(ngx_http_asana_hook_set_t *set,
     size_t size);
+
+/*
+ * Brings times that are later than now back to it; returns how many of
+ * confirmed secrets.
+ */
+ngx_uint_t ngx_http_asana_hook_set_correct(ngx_http_asana_hook_set_t *set);
 
 /* Leaves out those that are pending since more than "pending" seconds. */
 void ngx_http_asana_hook_set_expire(ngx_http_asana_hook_set_t *set,
@@ -625,7 +640,6 @@ ngx_uint_t ngx_http_asana_hook_store_tells(ngx_http_asana_hook_store_t *store,
 typedef struct {
     struct MDB_txn                *txn;
     int64_t                        keys;       /* added, or less than 0 */
-    size_t                         limit;      /* of the store, bytes */
     size_t                         taken;      /* pages of it, at most */
     unsigned int                   meta;       /* databases */
     unsigned int                   secrets;
@@ -640,6 +654,7 @@ typedef struct {
     ngx_http_asana_hook_records_t  records;
     ngx_uint_t                     opened;     /* the databases are */
     ngx_uint_t                     readonly;   /* nor has it any locks */
+    size_t                         used;       /* when it was resized */
     uint64_t                       version;    /* added to transactions */
     ngx_file_uniq_t                lock_uniq;  /* of lock.mdb */
     dev_t                          lock_dev;
@@ -665,6 +680,9 @@ struct ngx_http_asana_hook_store_s {
     ngx_http_asana_hook_env_t      old;
     ngx_uint_t                     reopen;     /* and not to be written */
 
+    /* 1 while a batch writes the first transaction of all */
+    volatile ngx_uint_t            first;
+
     /* what the last batch tells to the main thread */
     int                            err;
     ngx_uint_t                     panic;
@@ -676,6 +694,16 @@ struct ngx_http_asana_hook_store_s {
  * env: in any thread that has the environment for itself.
  */
 
+/* what a map has beyond "max_size", for changes that always fit, and back */
+
+#define NGX_HTTP_ASANA_HOOK_MIN_RESERVE  ((size_t) 4 * 1024 * 1024)
+
+#define ngx_http_asana_hook_env_reserve(size)                                 \
+    ngx_max((size) / 8, NGX_HTTP_ASANA_HOOK_MIN_RESERVE)
+
+#define ngx_http_asana_hook_env_limit(mapsize)                                \
+    ngx_min((mapsize) - NGX_HTTP_ASANA_HOOK_MIN_RESERVE, (mapsize) / 9 * 8)
+
 /* an error beside those of LMDB and of the system: not the same lock.mdb */
 #define NGX_HTTP_ASANA_HOOK_ELOCK  (-1)
 
@@ -686,6 +714,14 @@ struct ngx_http_asana_hook_store_s {
 ngx_int_t ngx_http_asana_hook_env_open(ngx_http_asana_hook_store_t *store,
     ngx_http_asana_hook_env_t *env, ngx_uint_t fallback, ngx_log_t *log);
 void ngx_http_asana_hook_env_close(ngx_http_asana_hook_env_t *env);
+
+/*
+ * Whether it has more than "max_size" since it was last resized: others may
+ * have a larger one, which env_resize() takes over.  Nobody may use the map;
+ * after an error, one of LMDB, it is gone.
+ */
+ngx_uint_t ngx_http_asana_hook_env_outgrown(ngx_http_asana_hook_env_t *env);
+int ngx_http_asana_hook_env_resize(ngx_http_asana_hook_env_t *env);
 
 /* Whether its files are those that have the names; NGX_ERROR is logged. */
 ngx_int_t ngx_http_asana_hook_env_in_place(ngx_http_asana_hook_store_t *store,
@@ -718,6 +754,10 @@ int ngx_http_asana_hook_op_apply(ngx_http_asana_hook_records_t *recs,
 
 /* most secrets past "pending" that a handshake drops on the way */
 #define NGX_HTTP_ASANA_HOOK_EXPIRED  2
+
+/* Brings times that are later than now back to it, of some of the latest. */
+int ngx_http_asana_hook_op_correct(ngx_http_asana_hook_records_t *recs,
+    struct MDB_cursor *cursor, unsigned int dbi, time_t now);
 
 /* Removes a secret of the key; MDB_NOTFOUND if there is none such. */
 int ngx_http_asana_hook_op_drop(ngx_http_asana_hook_records_t *recs,
@@ -793,12 +833,12 @@ int ngx_http_asana_hook_record_stale(ngx_http_asana_hook_records_t *recs,
     struct MDB_val *key, u_char *id, time_t created, ngx_uint_t pending);
 
 /*
- * The first record of "unproven" or "waiting", which are ordered by age: its
- * key is written to buf[MAX_KEY], its id to id[ID_LEN].
+ * The oldest or the latest record of "unproven" or "waiting": its key is
+ * written to buf[MAX_KEY], its id to id[ID_LEN].
  */
-int ngx_http_asana_hook_record_oldest(ngx_http_asana_hook_records_t *recs,
-    unsigned int dbi, struct MDB_val *key, u_char *buf, u_char *id,
-    time_t *created);
+int ngx_http_asana_hook_record_by_age(ngx_http_asana_hook_records_t *recs,
+    unsigned int dbi, ngx_uint_t latest, struct MDB_val *key, u_char *buf,
+    u_char *id, time_t *created);
 
 
 /*

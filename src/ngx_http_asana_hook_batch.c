@@ -75,6 +75,11 @@ ngx_http_asana_hook_store_run(void *data, ngx_queue_t *batch, ngx_log_t *log)
         return;
     }
 
+    if (ngx_http_asana_hook_env_outgrown(env)) {
+        store->err = MDB_MAP_RESIZED;
+        return;
+    }
+
     err = ngx_http_asana_hook_store_changes(store, env, batch, log);
 
     if (err == 0 || err == MDB_MAP_FULL || err == NGX_ERROR) {
@@ -150,6 +155,8 @@ ngx_http_asana_hook_store_write(ngx_http_asana_hook_store_t *store,
         dropped = 0;
 
         err = mdb_txn_begin(env->env, NULL, 0, &txn);
+
+        store->first = (err == 0 && mdb_txn_id(txn) == 1);
 
         if (err == 0) {
             err = ngx_http_asana_hook_store_apply(store, env, txn, batch, only,
@@ -253,7 +260,6 @@ ngx_http_asana_hook_store_apply(ngx_http_asana_hook_store_t *store,
     env->records.txn = txn;
     env->records.keys = 0;
     env->records.taken = 0;
-    env->records.limit = store->max_size;
 
     if (!env->opened
         && ngx_http_asana_hook_store_databases(store, env, txn, MDB_CREATE,
@@ -313,7 +319,7 @@ ngx_http_asana_hook_store_settle(void *data)
 
     if (store->err == MDB_MAP_RESIZED) {
 
-        if (mdb_env_set_mapsize(store->cur.env, 0) == 0) {
+        if (ngx_http_asana_hook_env_resize(&store->cur) == 0) {
             return NGX_AGAIN;
         }
 

@@ -32,10 +32,6 @@
 #define NGX_HTTP_ASANA_HOOK_LOCK_SIZE                                         \
     (NGX_HTTP_ASANA_HOOK_READERS * 64 + 1024)
 
-/* what the size of the store is raised by for changes that always fit */
-#define ngx_http_asana_hook_env_reserve(size)                                 \
-    ngx_max((size) / 8, 4 * 1024 * 1024)
-
 #define NGX_HTTP_ASANA_HOOK_BYTE        ((off_t) 1 << 62)
 #define NGX_HTTP_ASANA_HOOK_BYTES       ((off_t) 1 << 30)
 
@@ -52,6 +48,8 @@
 
 static int ngx_http_asana_hook_env_start(ngx_http_asana_hook_store_t *store,
     ngx_http_asana_hook_env_t *env, unsigned int flags);
+static size_t ngx_http_asana_hook_env_used(ngx_http_asana_hook_env_t *env,
+    MDB_envinfo *info);
 static int ngx_http_asana_hook_env_reserve_lock(
     ngx_http_asana_hook_store_t *store);
 static int ngx_http_asana_hook_env_hold(ngx_http_asana_hook_store_t *store,
@@ -137,9 +135,11 @@ static int
 ngx_http_asana_hook_env_start(ngx_http_asana_hook_store_t *store,
     ngx_http_asana_hook_env_t *env, unsigned int flags)
 {
-    int     dead, err;
-    size_t  size;
+    int          dead, err;
+    size_t       size;
+    MDB_envinfo  info;
 
+    env->used = 0;
     env->readonly = (flags & MDB_RDONLY) ? 1 : 0;
     env->opened = 0;
 
@@ -173,11 +173,81 @@ ngx_http_asana_hook_env_start(ngx_http_asana_hook_store_t *store,
                            flags|MDB_NOTLS|MDB_NORDAHEAD, 0600);
     }
 
+    if (err) {
+        return err;
+    }
+
+    /* readers that died with their process would hold on to old pages */
+
+    (void) mdb_reader_check(env->env, &dead);
+
+    /* one that another "max_size" let grow has its reserve, too */
+
+    size = ngx_http_asana_hook_env_used(env, &info);
+    size = ngx_align(size + ngx_http_asana_hook_env_reserve(size),
+                     ngx_pagesize);
+
+    return (size > info.me_mapsize) ? mdb_env_set_mapsize(env->env, size) : 0;
+}
+
+
+static size_t
+ngx_http_asana_hook_env_used(ngx_http_asana_hook_env_t *env, MDB_envinfo *info)
+{
+    MDB_stat  stat;
+
+    if (mdb_env_stat(env->env, &stat) != 0
+        || mdb_env_info(env->env, info) != 0)
+    {
+        ngx_memzero(info, sizeof(MDB_envinfo));
+        return 0;
+    }
+
+    return (info->me_last_pgno + 1) * stat.ms_psize;
+}
+
+
+ngx_uint_t
+ngx_http_asana_hook_env_outgrown(ngx_http_asana_hook_env_t *env)
+{
+    size_t       used;
+    MDB_envinfo  info;
+
+    used = ngx_http_asana_hook_env_used(env, &info);
+
+    if (used <= env->used
+        || used <= ngx_http_asana_hook_env_limit(info.me_mapsize))
+    {
+        return 0;
+    }
+
+    env->used = used;
+
+    return 1;
+}
+
+
+int
+ngx_http_asana_hook_env_resize(ngx_http_asana_hook_env_t *env)
+{
+    int          err;
+    size_t       size;
+    MDB_envinfo  info;
+
+    (void) ngx_http_asana_hook_env_used(env, &info);
+    size = info.me_mapsize;
+
+    err = mdb_env_set_mapsize(env->env, 0);
+
     if (err == 0) {
 
-        /* readers that died with their process would hold on to old pages */
+        /* it is never made smaller */
 
-        (void) mdb_reader_check(env->env, &dead);
+        (void) ngx_http_asana_hook_env_used(env, &info);
+
+        if (info.me_mapsize < size) {
+            err = mdb_env_set_mapsize(env->env, size);
+        }
     }
 
     return err;

@@ -371,8 +371,9 @@ ngx_http_asana_hook_record_del(ngx_http_asana_hook_records_t *recs,
 
 
 int
-ngx_http_asana_hook_record_oldest(ngx_http_asana_hook_records_t *recs,
-    MDB_dbi dbi, MDB_val *key, u_char *buf, u_char *id, time_t *created)
+ngx_http_asana_hook_record_by_age(ngx_http_asana_hook_records_t *recs,
+    MDB_dbi dbi, ngx_uint_t latest, MDB_val *key, u_char *buf, u_char *id,
+    time_t *created)
 {
     int          err;
     u_char      *p;
@@ -384,7 +385,7 @@ ngx_http_asana_hook_record_oldest(ngx_http_asana_hook_records_t *recs,
         return err;
     }
 
-    err = mdb_cursor_get(cursor, &k, &val, MDB_FIRST);
+    err = mdb_cursor_get(cursor, &k, &val, latest ? MDB_LAST : MDB_FIRST);
 
     if (err == 0
         && (k.mv_size <= NGX_HTTP_ASANA_HOOK_BY_AGE

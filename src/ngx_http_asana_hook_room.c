@@ -67,7 +67,7 @@ ngx_http_asana_hook_op_full(ngx_http_asana_hook_records_t *recs,
         return err;
     }
 
-    pages = recs->limit / stat.ms_psize;
+    pages = ngx_http_asana_hook_env_limit(info.me_mapsize) / stat.ms_psize;
     used = info.me_last_pgno + 1;
 
     need = ngx_min(pages / 16, NGX_HTTP_ASANA_HOOK_RESERVE);
@@ -210,8 +210,7 @@ ngx_http_asana_hook_op_oldest_reader(const char *line, void *data)
 
 /*
  * Drops the oldest of those that are past "pending" or did not verify a
- * delivery while they were active, then what is only pending; MDB_MAP_FULL
- * if there are none.
+ * delivery while they were active; MDB_MAP_FULL if there are none.
  */
 
 int
@@ -233,14 +232,80 @@ ngx_http_asana_hook_op_make_room(ngx_http_asana_hook_records_t *recs,
                                                  drops, &n);
     }
 
-    if (err == 0 && n == 0) {
-        err = ngx_http_asana_hook_op_drop_oldest(recs, cursor, recs->waiting,
-                                                 op->now, drops, &n);
-    }
-
     *dropped = n;
 
     return (err == 0 && n == 0) ? MDB_MAP_FULL : err;
+}
+
+
+/*
+ * A clock that was ahead for a moment leaves times behind that would outlive
+ * all others.
+ */
+
+int
+ngx_http_asana_hook_op_correct(ngx_http_asana_hook_records_t *recs,
+    MDB_cursor *cursor, MDB_dbi dbi, time_t now)
+{
+    int                            err;
+    u_char                         id[NGX_HTTP_ASANA_HOOK_ID_LEN];
+    u_char                         buf[NGX_HTTP_ASANA_HOOK_MAX_KEY];
+    u_char                         secret[NGX_HTTP_ASANA_HOOK_MAX_SECRET];
+    time_t                         created;
+    MDB_val                        key;
+    ngx_uint_t                     n;
+    ngx_http_asana_hook_record_t   rec;
+
+    for (n = 0; n < NGX_HTTP_ASANA_HOOK_DROPS; n++) {
+
+        err = ngx_http_asana_hook_record_by_age(recs, dbi, 1, &key, buf,
+                                                id, &created);
+
+        if (err == MDB_NOTFOUND
+            || (err == 0 && created <= now + NGX_HTTP_ASANA_HOOK_SKEW))
+        {
+            return 0;
+        }
+
+        if (err == 0) {
+            err = ngx_http_asana_hook_record_get(cursor, &key, id, &rec);
+        }
+
+        if (err == MDB_NOTFOUND) {
+            err = ngx_http_asana_hook_record_stale(recs, &key, id, created,
+                                                   dbi == recs->waiting);
+            if (err) {
+                return err;
+            }
+
+            continue;
+        }
+
+        if (err) {
+            return err;
+        }
+
+        ngx_memcpy(secret, rec.secret, rec.len);
+
+        err = ngx_http_asana_hook_record_del(recs, cursor, &key, &rec);
+
+        if (err == 0) {
+            rec.id = id;
+            rec.secret = secret;
+            rec.created = now;
+            rec.verified = ngx_min(rec.verified, now);
+
+            err = ngx_http_asana_hook_record_put(recs, &key, &rec);
+        }
+
+        ngx_explicit_memzero(secret, NGX_HTTP_ASANA_HOOK_MAX_SECRET);
+
+        if (err) {
+            return err;
+        }
+    }
+
+    return 0;
 }
 
 
@@ -257,8 +322,8 @@ ngx_http_asana_hook_op_drop_oldest(ngx_http_asana_hook_records_t *recs,
 
     while (*dropped < max) {
 
-        err = ngx_http_asana_hook_record_oldest(recs, dbi, &key, buf, id,
-                                                &created);
+        err = ngx_http_asana_hook_record_by_age(recs, dbi, 0, &key, buf,
+                                                id, &created);
 
         if (err == MDB_NOTFOUND || (err == 0 && created > before)) {
             break;

@@ -321,7 +321,7 @@ ngx_http_asana_hook_store_begin(ngx_http_asana_hook_store_t *store,
             return err;
         }
 
-        err = mdb_env_set_mapsize(store->cur.env, 0);
+        err = ngx_http_asana_hook_env_resize(&store->cur);
         if (err) {
 
             /* it is gone, and not to be looked into */
@@ -366,7 +366,8 @@ ngx_http_asana_hook_store_read(ngx_http_asana_hook_store_t *store,
              * meanwhile cannot be read before that
              */
 
-            rc = mdb_txn_id(store->read) ? NGX_ERROR : NGX_DECLINED;
+            rc = (mdb_txn_id(store->read) <= store->first) ? NGX_DECLINED
+                                                           : NGX_ERROR;
 
             mdb_txn_reset(store->read);
             return rc;

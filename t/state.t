@@ -91,6 +91,19 @@ is join(' ', sort $t->workers), join(' ', sort @old), 'the workers stay';
 works('refused reload');
 $t->write_file('nginx.conf', $t->conf);
 
+(my $both = $t->conf) =~ s{zone=hooks:1m state=\S+}
+    {zone=hooks:2m state=$t->{dir}/elsewhere};
+$t->write_file('nginx.conf', $both);
+kill 'HUP', $master;
+ok wait_for(sub {
+    my @n = $t->slurp('error.log')
+        =~ /\[emerg\].*asana_hook_zone "hooks" uses the key/g;
+    @n == 2;
+}), 'another store is refused, also with another size';
+is join(' ', sort $t->workers), join(' ', sort @old), 'the workers stay';
+works('refused reload of another size');
+$t->write_file('nginx.conf', $t->conf);
+
 # a binary upgrade, and the way back
 
 SKIP: {
@@ -219,6 +232,28 @@ is $t->call('POST', '/create', [], 'x')->{status}, 201, 'a create call';
 ok wait_for(sub {
     $t->slurp('access.log') =~ m{^POST /create 201 \[REGISTERED\]}m
 }), 'REGISTERED';
+$t->end;
+
+# a store that is made anew says so, and what the old one knew is not believed
+
+$t = Receiver->new->app->run;
+my $anew = qr/\[warn\].*store "\Q$t->{dir}\E\/state" is made anew/;
+is $t->handshake('/a', $secret)->{status}, 200, 'a secret';
+is $t->deliver('/a', $secret, 'x')->{status}, 200, 'verifies';
+my @lines = $t->slurp('error.log') =~ /$anew/g;
+is scalar @lines, 1, 'the first store: a line';
+ok $t->reload, 'a reload';
+is $t->deliver('/a', $secret, 'x')->{status}, 200, 'verifies';
+@lines = $t->slurp('error.log') =~ /$anew/g;
+is scalar @lines, 1, 'no line';
+rename "$t->{dir}/state", "$t->{dir}/away" or die $!;
+ok $t->reload, 'the directory was moved away, a reload';
+is $t->deliver('/a', $secret, 'x')->{status}, 403, 'verifies no more';
+@lines = $t->slurp('error.log') =~ /$anew/g;
+is scalar @lines, 2, 'the log says that the store is new';
+is $t->handshake('/b', $secret)->{status}, 200, 'a secret of the new one';
+is $t->deliver('/b', $secret, 'x')->{status}, 200, 'verifies';
+is $t->deliver('/a', $secret, 'x')->{status}, 403, 'the old one does not';
 $t->end;
 
 # beside other processes of nginx, and without "http" at all
