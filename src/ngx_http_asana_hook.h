@@ -680,9 +680,6 @@ struct ngx_http_asana_hook_store_s {
     ngx_http_asana_hook_env_t      old;
     ngx_uint_t                     reopen;     /* and not to be written */
 
-    /* 1 while a batch writes the first transaction of all */
-    volatile ngx_uint_t            first;
-
     /* what the last batch tells to the main thread */
     int                            err;
     ngx_uint_t                     panic;
@@ -714,6 +711,11 @@ struct ngx_http_asana_hook_store_s {
 ngx_int_t ngx_http_asana_hook_env_open(ngx_http_asana_hook_store_t *store,
     ngx_http_asana_hook_env_t *env, ngx_uint_t fallback, ngx_log_t *log);
 void ngx_http_asana_hook_env_close(ngx_http_asana_hook_env_t *env);
+
+/* Opens the databases that there are, or makes them with flags MDB_CREATE. */
+ngx_int_t ngx_http_asana_hook_env_databases(
+    ngx_http_asana_hook_store_t *store, ngx_http_asana_hook_env_t *env,
+    unsigned int flags, ngx_log_t *log);
 
 /*
  * Whether it has more than "max_size" since it was last resized: others may

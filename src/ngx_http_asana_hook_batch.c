@@ -156,8 +156,6 @@ ngx_http_asana_hook_store_write(ngx_http_asana_hook_store_t *store,
 
         err = mdb_txn_begin(env->env, NULL, 0, &txn);
 
-        store->first = (err == 0 && mdb_txn_id(txn) == 1);
-
         if (err == 0) {
             err = ngx_http_asana_hook_store_apply(store, env, txn, batch, only,
                                                   &dropped, log);

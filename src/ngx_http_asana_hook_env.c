@@ -60,9 +60,6 @@ static int ngx_http_asana_hook_env_info(ngx_http_asana_hook_store_t *store,
 static ngx_int_t ngx_http_asana_hook_env_check(
     ngx_http_asana_hook_store_t *store, ngx_http_asana_hook_env_t *env,
     ngx_log_t *log);
-static ngx_int_t ngx_http_asana_hook_env_databases(
-    ngx_http_asana_hook_store_t *store, ngx_http_asana_hook_env_t *env,
-    ngx_log_t *log);
 
 
 ngx_int_t
@@ -114,7 +111,7 @@ ngx_http_asana_hook_env_open(ngx_http_asana_hook_store_t *store,
     }
 
     if (ngx_http_asana_hook_env_check(store, env, log) != NGX_OK
-        || ngx_http_asana_hook_env_databases(store, env, log) != NGX_OK)
+        || ngx_http_asana_hook_env_databases(store, env, 0, log) != NGX_OK)
     {
         ngx_http_asana_hook_env_close(env);
         return NGX_ERROR;
@@ -429,24 +426,26 @@ ngx_http_asana_hook_env_check(ngx_http_asana_hook_store_t *store,
 }
 
 
-/* those that are there; the handles outlive a read only if it is committed */
+/* the handles outlive a read only if it is committed */
 
-static ngx_int_t
+ngx_int_t
 ngx_http_asana_hook_env_databases(ngx_http_asana_hook_store_t *store,
-    ngx_http_asana_hook_env_t *env, ngx_log_t *log)
+    ngx_http_asana_hook_env_t *env, unsigned int flags, ngx_log_t *log)
 {
-    int        err;
-    MDB_txn   *txn;
-    ngx_int_t  rc;
+    int          err;
+    MDB_txn     *txn;
+    ngx_int_t    rc;
+    const char  *what;
 
-    err = mdb_txn_begin(env->env, NULL, MDB_RDONLY, &txn);
+    what = flags ? "cannot be written" : "cannot be read";
+
+    err = mdb_txn_begin(env->env, NULL, flags ? 0 : MDB_RDONLY, &txn);
 
     if (err) {
-        return ngx_http_asana_hook_store_error(store, log, "cannot be read",
-                                               err);
+        return ngx_http_asana_hook_store_error(store, log, what, err);
     }
 
-    rc = ngx_http_asana_hook_store_databases(store, env, txn, 0, log);
+    rc = ngx_http_asana_hook_store_databases(store, env, txn, flags, log);
 
     if (rc != NGX_OK) {
         mdb_txn_abort(txn);
@@ -456,8 +455,7 @@ ngx_http_asana_hook_env_databases(ngx_http_asana_hook_store_t *store,
     err = mdb_txn_commit(txn);
 
     if (err) {
-        return ngx_http_asana_hook_store_error(store, log, "cannot be read",
-                                               err);
+        return ngx_http_asana_hook_store_error(store, log, what, err);
     }
 
     env->opened = 1;

@@ -66,7 +66,24 @@ ngx_http_asana_hook_store_open(ngx_http_asana_hook_store_t *store,
 
     store->tried = ngx_time();
 
-    return ngx_http_asana_hook_env_open(store, &store->cur, 1, log);
+    if (ngx_http_asana_hook_env_open(store, &store->cur, 1, log) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (store->cur.opened || store->cur.readonly) {
+        return NGX_OK;
+    }
+
+    /* a new store: nobody waits for this worker yet */
+
+    if (ngx_http_asana_hook_env_databases(store, &store->cur, MDB_CREATE, log)
+        != NGX_OK)
+    {
+        ngx_http_asana_hook_env_close(&store->cur);
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
 }
 
 
@@ -197,7 +214,7 @@ ngx_http_asana_hook_store_tells(ngx_http_asana_hook_store_t *store,
 }
 
 
-/* databases are opened for reading, and made by the first write */
+/* databases are opened for reading; a new store has none, and gets them */
 
 ngx_int_t
 ngx_http_asana_hook_store_databases(ngx_http_asana_hook_store_t *store,
@@ -362,12 +379,11 @@ ngx_http_asana_hook_store_read(ngx_http_asana_hook_store_t *store,
         if (store->group.busy) {
 
             /*
-             * the first secret of all is being written; what others wrote
-             * meanwhile cannot be read before that
+             * they could not be made at the start, and a batch makes them;
+             * what others wrote meanwhile cannot be read before that
              */
 
-            rc = (mdb_txn_id(store->read) <= store->first) ? NGX_DECLINED
-                                                           : NGX_ERROR;
+            rc = mdb_txn_id(store->read) ? NGX_ERROR : NGX_DECLINED;
 
             mdb_txn_reset(store->read);
             return rc;

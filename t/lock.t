@@ -159,8 +159,8 @@ SKIP: {
 
 # removed while in use: nobody writes, everybody reads, nothing is lost
 
-my $gone = qr/\[crit\]\ .*store\ ".*"\ cannot\ be\ (?:written|opened):\ "lock.mdb"\ was
-    \ removed\ or\ replaced.*;\ reload\ nginx/x;
+my $gone = qr/\[crit\]\ .*store\ ".*"\ cannot\ be\ (?:written|opened):
+    \ "lock.mdb"\ was\ removed\ or\ replaced.*;\ reload\ nginx/x;
 
 sub remove { my ($path) = @_; return unlink $path }
 
