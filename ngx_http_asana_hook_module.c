@@ -181,6 +181,7 @@ ngx_str_t  ngx_http_asana_hook_words[] = {
     ngx_http_asana_hook_text("UNKNOWN"),
     ngx_http_asana_hook_text("INVALID"),
     ngx_http_asana_hook_text("MALFORMED"),
+    ngx_http_asana_hook_text("ABORTED"),
     ngx_http_asana_hook_text("ERROR"),
     ngx_http_asana_hook_text("BYPASS"),
     ngx_http_asana_hook_text("REGISTERED")

@@ -192,6 +192,7 @@ typedef enum {
     NGX_HTTP_ASANA_HOOK_UNKNOWN,
     NGX_HTTP_ASANA_HOOK_INVALID,
     NGX_HTTP_ASANA_HOOK_MALFORMED,
+    NGX_HTTP_ASANA_HOOK_ABORTED,
     NGX_HTTP_ASANA_HOOK_ERROR,
     NGX_HTTP_ASANA_HOOK_BYPASS,
     NGX_HTTP_ASANA_HOOK_REGISTERED,
@@ -876,8 +877,10 @@ typedef struct {
 
 
 typedef struct {
+    ngx_http_request_t            *request;
     ngx_http_asana_hook_zone_t    *zone;
     ngx_http_asana_hook_op_t      *op;       /* under way */
+    ngx_event_t                   *timer;    /* its deadline */
     void                          *create;   /* of the gateway */
     ngx_str_t                      key;
     uint32_t                       hash;

@@ -74,10 +74,16 @@ ngx_http_asana_hook_delivery(ngx_http_request_t *r,
     }
 
     ctx->rc = NGX_DONE;
+    ctx->status = NGX_HTTP_ASANA_HOOK_ABORTED;
 
     rc = ngx_http_read_client_request_body(r,
                                            ngx_http_asana_hook_body_handler);
     if (rc >= NGX_HTTP_SPECIAL_RESPONSE) {
+
+        if (rc >= NGX_HTTP_INTERNAL_SERVER_ERROR) {
+            ctx->status = NGX_HTTP_ASANA_HOOK_ERROR;
+        }
+
         return rc;
     }
 
@@ -94,6 +100,7 @@ ngx_http_asana_hook_body_handler(ngx_http_request_t *r)
 
     ctx = ngx_http_get_module_ctx(r, ngx_http_asana_hook_module);
 
+    ctx->status = NGX_HTTP_ASANA_HOOK_ERROR;
     ctx->rc = ngx_http_asana_hook_verify(r, ctx);
 
     ngx_http_asana_hook_set_wipe(&ctx->set);

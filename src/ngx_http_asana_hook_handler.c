@@ -15,6 +15,8 @@ static ngx_int_t ngx_http_asana_hook_create_call(ngx_http_request_t *r,
     ngx_http_asana_hook_zone_t *zone);
 static void ngx_http_asana_hook_cleanup(void *data);
 static ngx_uint_t ngx_http_asana_hook_bypass(ngx_http_request_t *r);
+static ngx_http_asana_hook_status_e ngx_http_asana_hook_status(
+    ngx_http_asana_hook_ctx_t *ctx);
 
 
 /* what a client says of itself is hidden from all that comes after this */
@@ -119,6 +121,12 @@ ngx_http_asana_hook_decide(ngx_http_request_t *r,
         return ctx->rc;
     }
 
+    /* by "error_page" or "post_action"; what came of its body is no body */
+
+    if (ctx && ctx->status == NGX_HTTP_ASANA_HOOK_ABORTED) {
+        return ngx_max((ngx_int_t) r->err_status, NGX_HTTP_BAD_REQUEST);
+    }
+
     ctx = ngx_http_asana_hook_create_ctx(r, zone);
     if (ctx == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -209,6 +217,7 @@ ngx_http_asana_hook_create_ctx(ngx_http_request_t *r,
     ngx_memzero(ctx, offsetof(ngx_http_asana_hook_ctx_t, signature));
 
     ctx->counted = counted;
+    ctx->request = r;
     ctx->zone = zone;
     ctx->rc = NGX_HTTP_INTERNAL_SERVER_ERROR;
     ctx->set.pool = r->pool;
@@ -230,6 +239,10 @@ ngx_http_asana_hook_cleanup(void *data)
 
     if (ctx->op) {
         ctx->op->data = NULL;
+    }
+
+    if (ctx->timer && ctx->timer->timer_set) {
+        ngx_del_timer(ctx->timer);
     }
 
     /* its body or its client went away before there was a decision */
@@ -305,10 +318,25 @@ ngx_http_asana_hook_reject(ngx_http_request_t *r,
 }
 
 
+/* nginx ends a request whose body does not arrive, for whatever reason */
+
+static ngx_http_asana_hook_status_e
+ngx_http_asana_hook_status(ngx_http_asana_hook_ctx_t *ctx)
+{
+    if (ctx->status == NGX_HTTP_ASANA_HOOK_ABORTED
+        && ctx->request->err_status >= NGX_HTTP_INTERNAL_SERVER_ERROR)
+    {
+        return NGX_HTTP_ASANA_HOOK_ERROR;
+    }
+
+    return ctx->status;
+}
+
+
 void
 ngx_http_asana_hook_word(ngx_http_asana_hook_ctx_t *ctx, ngx_str_t *word)
 {
-    *word = ngx_http_asana_hook_words[ctx->status];
+    *word = ngx_http_asana_hook_words[ngx_http_asana_hook_status(ctx)];
 
     if (word->len && !ctx->dry_run) {
         word->len -= sizeof(NGX_HTTP_ASANA_HOOK_DRY_RUN) - 1;
@@ -319,6 +347,7 @@ ngx_http_asana_hook_word(ngx_http_asana_hook_ctx_t *ctx, ngx_str_t *word)
 void
 ngx_http_asana_hook_count(ngx_http_asana_hook_ctx_t *ctx)
 {
+    ngx_http_asana_hook_status_e     status;
     ngx_http_asana_hook_counters_t  *counters;
 
     /* a create call is counted when its answer has come */
@@ -327,21 +356,22 @@ ngx_http_asana_hook_count(ngx_http_asana_hook_ctx_t *ctx)
         return;
     }
 
+    status = ngx_http_asana_hook_status(ctx);
     counters = ctx->zone->counters;
 
     ctx->counted = 1;
 
     if (ctx->create) {
-        (void) ngx_atomic_fetch_add(&counters->creates[ctx->status], 1);
+        (void) ngx_atomic_fetch_add(&counters->creates[status], 1);
 
     } else if (ctx->dry_run) {
-        (void) ngx_atomic_fetch_add(&counters->dry_run[ctx->status], 1);
+        (void) ngx_atomic_fetch_add(&counters->dry_run[status], 1);
 
     } else if (ctx->handshake) {
-        (void) ngx_atomic_fetch_add(&counters->handshakes[ctx->status], 1);
+        (void) ngx_atomic_fetch_add(&counters->handshakes[status], 1);
 
     } else {
-        (void) ngx_atomic_fetch_add(&counters->deliveries[ctx->status], 1);
+        (void) ngx_atomic_fetch_add(&counters->deliveries[status], 1);
     }
 }
 

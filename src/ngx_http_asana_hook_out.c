@@ -32,8 +32,7 @@ ngx_http_asana_hook_row_t  ngx_http_asana_hook_rows[] = {
 
     { offsetof(ngx_http_asana_hook_counters_t, handshakes),
       ngx_http_asana_hook_bits(HANDSHAKE, REFUSED)
-      |ngx_http_asana_hook_bit(MALFORMED)
-      |ngx_http_asana_hook_bit(ERROR), 0 },
+      |ngx_http_asana_hook_bits(MALFORMED, ERROR), 0 },
 
     { offsetof(ngx_http_asana_hook_counters_t, deliveries),
       ngx_http_asana_hook_bits(VERIFIED, ERROR), 0 },

@@ -252,9 +252,9 @@ for my $n (1 .. 6) {
         request($s, $cut);
     }
     close $s;
-    $want{'deliveries error'}++;
+    $want{'deliveries aborted'}++;
 }
-wait_for(sub { (info()->{'deliveries error'} || 0) == 6 }, 5);
+wait_for(sub { (info()->{'deliveries aborted'} || 0) == 6 }, 5);
 compare('bodies that did not come');
 
 # promtool's opinion
