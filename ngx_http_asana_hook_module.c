@@ -22,6 +22,7 @@ static char *ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent,
 static ngx_int_t ngx_http_asana_hook_role(ngx_conf_t *cf,
     ngx_http_asana_hook_loc_conf_t *prev,
     ngx_http_asana_hook_loc_conf_t *conf);
+static void ngx_http_asana_hook_beside_return(ngx_conf_t *cf);
 static ngx_int_t ngx_http_asana_hook_known(ngx_conf_t *cf,
     const char *directive, ngx_shm_zone_t *shm_zone);
 static char *ngx_http_asana_hook_zone_slot(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -402,6 +403,7 @@ ngx_http_asana_hook_role(ngx_conf_t *cf, ngx_http_asana_hook_loc_conf_t *prev,
     }
 
     if (hook) {
+        ngx_http_asana_hook_beside_return(cf);
         conf->gateway = NULL;
     }
 
@@ -410,6 +412,46 @@ ngx_http_asana_hook_role(ngx_conf_t *cf, ngx_http_asana_hook_loc_conf_t *prev,
     }
 
     return NGX_OK;
+}
+
+
+/* the rewrite phase comes first: its "return" leaves nothing to decide */
+
+static void
+ngx_http_asana_hook_beside_return(ngx_conf_t *cf)
+{
+    ngx_uint_t                  i;
+    ngx_array_t               **codes;
+    ngx_module_t               *module;
+    ngx_http_script_code_pt    *code;
+
+    for (i = 0; cf->cycle->modules[i]; i++) {
+
+        module = cf->cycle->modules[i];
+
+        if (ngx_strcmp(module->name, "ngx_http_rewrite_module") != 0) {
+            continue;
+        }
+
+        /* the first member of a structure that nginx keeps to itself */
+
+        codes = ((ngx_http_conf_ctx_t *) cf->ctx)->loc_conf[module->ctx_index];
+
+        if (*codes == NULL || (*codes)->nelts < sizeof(uintptr_t)) {
+            return;
+        }
+
+        code = (*codes)->elts;
+
+        if (*code == ngx_http_script_return_code) {
+            ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
+                               "\"return\" beside \"asana_hook\" answers all "
+                               "requests, and none of them is checked; take "
+                               "one of the two out");
+        }
+
+        return;
+    }
 }
 
 
@@ -575,12 +617,18 @@ ngx_http_asana_hook_status_code(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     n = ngx_atoi(value[1].data, value[1].len);
 
-    /* to Asana 410 says that the webhook may be deleted */
+    /*
+     * To Asana 410 says that the webhook may be deleted; nginx answers nothing
+     * to 408, 444 and 499, and has a use of its own for 494 to 498.
+     */
 
-    if (n < 400 || n > 599 || n == 410) {
+    if (n < 400 || n > 599
+        || n == 408 || n == 410 || n == 444 || (n >= 494 && n <= 499))
+    {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "invalid value \"%V\" in \"asana_hook_status\", it "
-                           "must be 400 to 599 and not 410", &value[1]);
+                           "must be 400 to 599, but not 408, 410, 444 or 494 "
+                           "to 499", &value[1]);
         return NGX_CONF_ERROR;
     }
 

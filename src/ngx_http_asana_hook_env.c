@@ -309,6 +309,7 @@ ngx_http_asana_hook_env_hold(ngx_http_asana_hook_store_t *store,
     struct flock     fl;
     ngx_file_info_t  fi;
 
+    fd = -1;
     err = ngx_http_asana_hook_env_info(store, "lock.mdb", &fi);
 
     if (err == 0) {

@@ -401,6 +401,9 @@ ngx_http_asana_hook_answer(ngx_http_request_t *r)
     r->headers_out.status = NGX_HTTP_OK;
     r->headers_out.content_length_n = 0;
 
+    /* "If-Match" must not make a 412 of a secret that is stored */
+    r->disable_not_modified = 1;
+
     rc = ngx_http_send_header(r);
 
     if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {

@@ -34,6 +34,13 @@ static ngx_uint_t ngx_http_asana_hook_active(ngx_http_asana_hook_ctx_t *ctx);
 static ngx_int_t ngx_http_asana_hook_enrolled(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx, ngx_http_asana_hook_policy_e policy,
     ngx_int_t rc);
+static void ngx_http_asana_hook_refused(ngx_http_request_t *r,
+    ngx_http_asana_hook_ctx_t *ctx, const char *reason);
+
+
+#define ngx_http_asana_hook_alnum(ch)                                         \
+    (((ch) >= '0' && (ch) <= '9') || (((ch) | 0x20) >= 'a'                    \
+                                      && ((ch) | 0x20) <= 'z'))
 
 
 static ngx_conf_enum_t  ngx_http_asana_hook_policies[] = {
@@ -513,14 +520,49 @@ ngx_http_asana_hook_enrolled(ngx_http_request_t *r,
                  "while webhooks are created";
     }
 
-    ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
+    ngx_http_asana_hook_refused(r, ctx, reason);
 
-    ngx_log_error(ahcf->log_level, r->connection->log, 0,
-                  "asana_hook: handshake refused by zone \"%V\": %s",
-                  &ctx->zone->name, reason);
+    ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
 
     ctx->status = NGX_HTTP_ASANA_HOOK_REFUSED;
     ctx->rc = (ngx_int_t) ahcf->status;
 
     return ctx->rc;
+}
+
+
+/* the line names the key in a way that can be given to the command */
+
+static void
+ngx_http_asana_hook_refused(ngx_http_request_t *r,
+    ngx_http_asana_hook_ctx_t *ctx, const char *reason)
+{
+    u_char                           ref[3 * NGX_HTTP_ASANA_HOOK_MAX_KEY + 4];
+    u_char                          *p;
+    size_t                           i;
+    ngx_str_t                        name;
+    ngx_http_asana_hook_loc_conf_t  *ahcf;
+
+    ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
+
+    name = ctx->key;
+
+    for (i = 0; i < name.len; i++) {
+
+        if (!ngx_http_asana_hook_alnum(name.data[i])
+            && ngx_strchr("/._-~:", name.data[i]) == NULL)
+        {
+            p = ngx_cpymem(ref, "ref:", 4);
+            p = (u_char *) ngx_escape_uri(p, ctx->key.data, ctx->key.len,
+                                          NGX_ESCAPE_URI_COMPONENT);
+            name.data = ref;
+            name.len = p - ref;
+            break;
+        }
+    }
+
+    ngx_log_error(ahcf->log_level, r->connection->log, 0,
+                  "asana_hook: handshake refused by zone \"%V\" for the key "
+                  "\"%V\": %s; \"asana-hook revoke %V\" revokes what is held",
+                  &ctx->zone->name, &name, reason, &name);
 }

@@ -93,7 +93,7 @@ is join(' ', sort keys %{ $info->{store} }),
     'commits keys max_size pending secrets size', 'members of the store';
 is $info->{store}{max_size}, 256 * 1048576, 'max_size';
 is join(' ', sort keys %{ $info->{handshakes} }),
-    'error handshake malformed refused', 'words of handshakes';
+    'aborted error handshake malformed refused', 'words of handshakes';
 like join(' ', sort keys %{ $info->{deliveries} }),
     qr/error .*heartbeat invalid .*malformed .*verified/,
     'words of deliveries';

@@ -175,6 +175,7 @@ $t = Receiver->new(
 $t->{server} =~ s/APP/$t->{app_port}/;
 $t->app->run;
 is $t->handshake('/receive/1200', $secret)->{status}, 200, 'a good key';
+$t->words(1);
 for my $uri ('/receive/1200%0A',
     map { sprintf '/a%%%02Xb', $_ } 1 .. 31, 127)
 {
