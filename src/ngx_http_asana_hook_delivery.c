@@ -68,7 +68,9 @@ ngx_http_asana_hook_delivery(ngx_http_request_t *r,
         return ngx_http_asana_hook_unavailable(r, ctx);
     }
 
-    if (rc == NGX_DECLINED) {
+    /* "100 Continue", or none, would tell which keys hold a secret */
+
+    if (rc == NGX_DECLINED && r->headers_in.expect == NULL) {
         return ngx_http_asana_hook_reject(r, ctx, NGX_HTTP_ASANA_HOOK_UNKNOWN,
                                           "no secret is held for its key");
     }
@@ -143,6 +145,11 @@ ngx_http_asana_hook_verify(ngx_http_request_t *r,
                                               NGX_HTTP_ASANA_HOOK_UNKNOWN,
                                               "no secret is held for its key");
         }
+    }
+
+    if (ctx->set.n == 0) {
+        return ngx_http_asana_hook_reject(r, ctx, NGX_HTTP_ASANA_HOOK_UNKNOWN,
+                                          "no secret is held for its key");
     }
 
     candidate = ngx_http_asana_hook_candidates(r, ctx);
