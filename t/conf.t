@@ -530,6 +530,42 @@ SKIP: {
     $t->end;
 }
 
+# the first examples of the documentation
+
+for my $page ('README.md', 'docs/reference.md') {
+    open my $doc, '<', $page or die $!;
+    my ($text) = do { local $/ = undef; <$doc> } =~ /^```nginx\n(.*?)^```/ms;
+    close $doc;
+    my $t = Receiver->new->app;
+    $text =~ s/^load_module .*\n//m;
+    $text =~ s/^thread_pool .*|\s+thread_pool=\w+//mg if !Receiver::threads();
+    $text =~ s{/var/lib/nginx}{$t->{dir}};
+    $text =~ s{http://app;}{http://127.0.0.1:$t->{app_port};};
+    $text =~ s/(server_name )/listen 127.0.0.1:$t->{port}; $1/;
+    $text =~ s/^http \{/"http {\n" . $t->globals_http/me;
+    $t->run($t->globals . $text);
+    my $uri = '/receive-webhook/7654';
+    is shake($t, $uri, $secret)->{status}, 200, "$page: a handshake";
+    is deliver($t, $uri, $secret, $body)->{status}, 200, 'a delivery';
+    is((http_app($t)->())[1], 'VERIFIED', 'the application is told so');
+    is deliver($t, $uri, "$secret-other", $body)->{status}, 403, 'a forged one';
+    is deliver($t, $_, $secret, $body)->{status}, 404, "no door: $_"
+        for "$uri/", "$uri%0A", '/', '/receive-webhook/07654', uc $uri;
+    is scalar(() = $t->seen), 0, 'nothing arrives';
+    $t->end;
+}
+
+# what examples must not have
+
+for my $file (glob('conf/*.conf docs/*.md'), 'README.md', 'quickstart') {
+    open my $fh, '<', $file or die $!;
+    my $text = do { local $/ = undef; <$fh> };
+    close $fh;
+    my ($bad) = $text
+        =~ /^( *(?:\w+_(?:set_header|param) +X-Asana-Hook-Status|location ~.*\$"? \{|thread_pool +default).*)/m;
+    is $bad, undef, "$file: one key a URL, no header of its own, its own pool";
+}
+
 opendir my $dh, 'conf' or die $!;
 is_deeply [sort grep {/\.conf$/} readdir $dh],
     [map {"$_.conf"} sort keys %driven], 'every example is driven';
