@@ -312,9 +312,11 @@ ngx_http_asana_hook_env_hold(ngx_http_asana_hook_store_t *store,
     fd = -1;
     err = ngx_http_asana_hook_env_info(store, "lock.mdb", &fi);
 
-    if (err == 0) {
-        err = mdb_env_get_fd(env->env, &fd);
+    if (err) {
+        return err;
     }
+
+    err = mdb_env_get_fd(env->env, &fd);
 
     if (err) {
         return err;
