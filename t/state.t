@@ -110,8 +110,9 @@ SKIP: {
     my $upgrade = sub {
         kill 'USR2', $t->master;
         return wait_for(sub {
-            -e "$t->{dir}/nginx.pid.oldbin" && $t->master
-                && $t->master != $master && $t->workers == 2;
+            my $new = $t->master;
+            -e "$t->{dir}/nginx.pid.oldbin" && $new && $new != $master
+                && $t->workers == 2;
         });
     };
     $master = $t->master;
@@ -130,7 +131,7 @@ SKIP: {
 
     my $new = $t->master;
     kill 'QUIT', $new;
-    ok wait_for(sub { Receiver::gone($new) && $t->master == $master }, 20),
+    ok wait_for(sub { Receiver::gone($new) && ($t->master || 0) == $master }, 20),
         'back to the old one';
     works('back');
 

@@ -24,6 +24,13 @@ our @EXPORT_OK = qw(port sign secret_id wait_for request response raw);
 my $main_pid = $$;
 my @locks;
 
+# A warning fails the file, for a green run has none.
+
+$SIG{__WARN__} = sub {
+    print {*STDERR} @_;
+    fail('no warning') if $$ == $main_pid;
+};
+
 # Whether the nginx under test was built with threads.
 
 sub threads {
