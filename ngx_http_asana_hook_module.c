@@ -22,7 +22,6 @@ static char *ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent,
 static ngx_int_t ngx_http_asana_hook_role(ngx_conf_t *cf,
     ngx_http_asana_hook_loc_conf_t *prev,
     ngx_http_asana_hook_loc_conf_t *conf);
-static void ngx_http_asana_hook_beside_return(ngx_conf_t *cf);
 static ngx_int_t ngx_http_asana_hook_known(ngx_conf_t *cf,
     const char *directive, ngx_shm_zone_t *shm_zone);
 static char *ngx_http_asana_hook_zone_slot(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -167,25 +166,24 @@ ngx_module_t  ngx_http_asana_hook_module = {
     ((shm_zone) != NGX_CONF_UNSET_PTR && (shm_zone) != NULL)
 
 
-#define ngx_http_asana_hook_text(word)                                        \
+#define ngx_http_asana_hook_word(word)                                        \
     ngx_string(word NGX_HTTP_ASANA_HOOK_DRY_RUN)
 
 
 ngx_str_t  ngx_http_asana_hook_words[] = {
     ngx_null_string,
-    ngx_http_asana_hook_text("HANDSHAKE"),
-    ngx_http_asana_hook_text("REFUSED"),
-    ngx_http_asana_hook_text("VERIFIED"),
-    ngx_http_asana_hook_text("HEARTBEAT"),
-    ngx_http_asana_hook_text("PENDING"),
-    ngx_http_asana_hook_text("UNSIGNED"),
-    ngx_http_asana_hook_text("UNKNOWN"),
-    ngx_http_asana_hook_text("INVALID"),
-    ngx_http_asana_hook_text("MALFORMED"),
-    ngx_http_asana_hook_text("ABORTED"),
-    ngx_http_asana_hook_text("ERROR"),
-    ngx_http_asana_hook_text("BYPASS"),
-    ngx_http_asana_hook_text("REGISTERED")
+    ngx_http_asana_hook_word("HANDSHAKE"),
+    ngx_http_asana_hook_word("REFUSED"),
+    ngx_http_asana_hook_word("VERIFIED"),
+    ngx_http_asana_hook_word("HEARTBEAT"),
+    ngx_http_asana_hook_word("PENDING"),
+    ngx_http_asana_hook_word("UNSIGNED"),
+    ngx_http_asana_hook_word("UNKNOWN"),
+    ngx_http_asana_hook_word("INVALID"),
+    ngx_http_asana_hook_word("MALFORMED"),
+    ngx_http_asana_hook_word("ERROR"),
+    ngx_http_asana_hook_word("BYPASS"),
+    ngx_http_asana_hook_word("REGISTERED")
 };
 
 
@@ -226,7 +224,12 @@ ngx_http_asana_hook_variable(ngx_http_request_t *r,
     switch (data) {
 
     case NGX_HTTP_ASANA_HOOK_VAR_STATUS:
-        ngx_http_asana_hook_word(ctx, &value);
+        value = ngx_http_asana_hook_words[ctx->status];
+
+        if (value.len && !ctx->dry_run) {
+            value.len -= sizeof(NGX_HTTP_ASANA_HOOK_DRY_RUN) - 1;
+        }
+
         break;
 
     case NGX_HTTP_ASANA_HOOK_VAR_KEY:
@@ -327,24 +330,10 @@ ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_asana_hook_loc_conf_t *prev = parent;
     ngx_http_asana_hook_loc_conf_t *conf = child;
 
-    ngx_http_core_loc_conf_t    *clcf;
     ngx_http_asana_hook_zone_t  *zone;
 
     if (ngx_http_asana_hook_role(cf, prev, conf) != NGX_OK) {
         return NGX_CONF_ERROR;
-    }
-
-    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
-
-    /* below "if" nginx keeps the handler, below "limit_except" it does not */
-
-    if (clcf->noname) {
-        conf->api = prev->api;
-        conf->api_write = prev->api_write;
-
-        if (clcf->lmt_excpt && conf->api && clcf->handler == NULL) {
-            clcf->handler = ngx_http_asana_hook_api_handler;
-        }
     }
 
     ngx_conf_merge_ptr_value(conf->shm_zone, prev->shm_zone, NULL);
@@ -403,7 +392,6 @@ ngx_http_asana_hook_role(ngx_conf_t *cf, ngx_http_asana_hook_loc_conf_t *prev,
     }
 
     if (hook) {
-        ngx_http_asana_hook_beside_return(cf);
         conf->gateway = NULL;
     }
 
@@ -412,46 +400,6 @@ ngx_http_asana_hook_role(ngx_conf_t *cf, ngx_http_asana_hook_loc_conf_t *prev,
     }
 
     return NGX_OK;
-}
-
-
-/* the rewrite phase comes first: its "return" leaves nothing to decide */
-
-static void
-ngx_http_asana_hook_beside_return(ngx_conf_t *cf)
-{
-    ngx_uint_t                  i;
-    ngx_array_t               **codes;
-    ngx_module_t               *module;
-    ngx_http_script_code_pt    *code;
-
-    for (i = 0; cf->cycle->modules[i]; i++) {
-
-        module = cf->cycle->modules[i];
-
-        if (ngx_strcmp(module->name, "ngx_http_rewrite_module") != 0) {
-            continue;
-        }
-
-        /* the first member of a structure that nginx keeps to itself */
-
-        codes = ((ngx_http_conf_ctx_t *) cf->ctx)->loc_conf[module->ctx_index];
-
-        if (*codes == NULL || (*codes)->nelts < sizeof(uintptr_t)) {
-            return;
-        }
-
-        code = (*codes)->elts;
-
-        if (*code == ngx_http_script_return_code) {
-            ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
-                               "\"return\" beside \"asana_hook\" answers all "
-                               "requests, and none of them is checked; take "
-                               "one of the two out");
-        }
-
-        return;
-    }
 }
 
 
@@ -503,9 +451,10 @@ ngx_http_asana_hook_zone_slot(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         return NGX_CONF_ERROR;
     }
 
+    amcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_asana_hook_module);
+    amcf->enabled = 1;
+
     if (cmd->offset == offsetof(ngx_http_asana_hook_loc_conf_t, gateway)) {
-        amcf = ngx_http_conf_get_module_main_conf(cf,
-                                                  ngx_http_asana_hook_module);
         amcf->gateway = 1;
     }
 
@@ -617,18 +566,12 @@ ngx_http_asana_hook_status_code(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     n = ngx_atoi(value[1].data, value[1].len);
 
-    /*
-     * To Asana 410 says that the webhook may be deleted; nginx answers nothing
-     * to 408, 444 and 499, and has a use of its own for 494 to 498.
-     */
+    /* to Asana 410 says that the webhook may be deleted */
 
-    if (n < 400 || n > 599
-        || n == 408 || n == 410 || n == 444 || (n >= 494 && n <= 499))
-    {
+    if (n < 400 || n > 599 || n == 410) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "invalid value \"%V\" in \"asana_hook_status\", it "
-                           "must be 400 to 599, but not 408, 410, 444 or 494 "
-                           "to 499", &value[1]);
+                           "must be 400 to 599 and not 410", &value[1]);
         return NGX_CONF_ERROR;
     }
 
@@ -681,7 +624,7 @@ ngx_http_asana_hook_init(ngx_conf_t *cf)
 
     amcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_asana_hook_module);
 
-    if (amcf->zones.nelts == 0) {
+    if (!amcf->enabled) {
         return NGX_OK;
     }
 
@@ -695,13 +638,6 @@ ngx_http_asana_hook_init(ngx_conf_t *cf)
     }
 
     cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
-
-    h = ngx_array_push(&cmcf->phases[NGX_HTTP_POST_READ_PHASE].handlers);
-    if (h == NULL) {
-        return NGX_ERROR;
-    }
-
-    *h = ngx_http_asana_hook_post_read_handler;
 
     h = ngx_array_push(&cmcf->phases[NGX_HTTP_PRECONTENT_PHASE].handlers);
     if (h == NULL) {

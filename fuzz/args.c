@@ -10,6 +10,7 @@
  */
 
 
+#include "ngx_http_asana_hook.h"
 #include "fuzz.h"
 
 

@@ -16,26 +16,22 @@
 /*
  * The map of the module; each part knows only what stands to its right:
  *
- *     module, conf -> handler, delivery, handshake -> header, signature
+ *     module, conf -> handler, handshake -> signature
  *                  -> ack
  *                  -> register -> json
  *                  -> api -> args, metrics, out
  *                            -> zone -> store -> group
  *                                             -> batch -> ops -> records
- *                                             -> env
  *
  * module     directives, configuration, variables
  * conf       the directive asana_hook_zone
- * handler    the decision on each request, its count, our answers
- * delivery   who may bring a delivery
+ * handler    the decision on each request: deliveries, answers
  * handshake  who may bring a secret
- * header     request headers: of the protocol, and the word for the application
  * ack        header filter that tells Asana success in the way it knows
  * register   filters of the gateway, through which webhooks are created
  * json       a strict scanner for one member of an object
  * api        control API: JSON for the operator
  * args       its arguments
- * site       tells what a browser sends from another site
  * metrics    the same for Prometheus
  * out        text of both
  * signature  HMAC-SHA256 over a request body
@@ -44,7 +40,6 @@
  * creates    create calls in flight, in the zone
  * store      LMDB, the truth: environment, look-ups
  * group      gathers changes for a thread, which makes them durable together
- * env        LMDB: opens it, and sees whether it may be written
  * batch      LMDB: carries them out, in one transaction
  * ops        LMDB: what an operation does within it; room: a full store
  * records    LMDB: the layout of what is kept
@@ -83,9 +78,6 @@ typedef struct {
 #define ngx_http_asana_hook_secret_next(s)                                    \
     (ngx_http_asana_hook_secret_t *)                                          \
         ((u_char *) (s) + ngx_http_asana_hook_secret_size((s)->len))
-
-/* clocks of workers differ by less; a time that is later counts as now */
-#define NGX_HTTP_ASANA_HOOK_SKEW  60
 
 /* a secret counts as active for "inactive" seconds after this */
 
@@ -164,7 +156,6 @@ struct ngx_http_asana_hook_op_s {
     ngx_uint_t                     max_pending; /* of the whole store */
 
     unsigned                       all:1;       /* REMOVE: without an id */
-    unsigned                       correct:1;   /* TOUCH: a later time alone */
     unsigned                       created:1;   /* PUT: there was none */
 
     size_t                         size;        /* of this allocation */
@@ -192,7 +183,6 @@ typedef enum {
     NGX_HTTP_ASANA_HOOK_UNKNOWN,
     NGX_HTTP_ASANA_HOOK_INVALID,
     NGX_HTTP_ASANA_HOOK_MALFORMED,
-    NGX_HTTP_ASANA_HOOK_ABORTED,
     NGX_HTTP_ASANA_HOOK_ERROR,
     NGX_HTTP_ASANA_HOOK_BYPASS,
     NGX_HTTP_ASANA_HOOK_REGISTERED,
@@ -210,13 +200,9 @@ extern ngx_str_t  ngx_http_asana_hook_words[];
 
 #define NGX_HTTP_ASANA_HOOK_BUCKETS  14
 
-/* slots for the causes of failures that were logged lately */
-#define NGX_HTTP_ASANA_HOOK_TOLD     61
-
 typedef struct {
     ngx_atomic_t                   usec;
     ngx_atomic_t                   bucket[NGX_HTTP_ASANA_HOOK_BUCKETS + 1];
-    ngx_atomic_t                   told[NGX_HTTP_ASANA_HOOK_TOLD];
 } ngx_http_asana_hook_commits_t;
 
 /* upper bounds of the buckets, microseconds; the last one has none */
@@ -271,7 +257,6 @@ typedef struct {
     ngx_http_asana_hook_creates_t *creates;   /* in the zone */
 
     unsigned                       gateway:1; /* create calls are counted */
-    unsigned                       closing:1; /* nothing is written any more */
 } ngx_http_asana_hook_zone_t;
 
 
@@ -451,13 +436,6 @@ ngx_int_t ngx_http_asana_hook_zone_touches(ngx_http_asana_hook_zone_t *zone,
 void ngx_http_asana_hook_zone_flush(ngx_http_asana_hook_zone_t *zone,
     ngx_log_t *log);
 
-/* Takes over the create calls of the zone of this name before a reload. */
-void ngx_http_asana_hook_zone_creates_copy(ngx_http_asana_hook_zone_t *zone);
-
-/* Has the store bring times of the key back that are later than now. */
-void ngx_http_asana_hook_zone_correct(ngx_http_asana_hook_zone_t *zone,
-    ngx_str_t *key, ngx_http_asana_hook_set_t *set, ngx_log_t *log);
-
 /* Takes a place among those who create, from the dead if need be. */
 void ngx_http_asana_hook_zone_creates(ngx_http_asana_hook_zone_t *zone);
 
@@ -476,12 +454,6 @@ ngx_http_asana_hook_secret_t *ngx_http_asana_hook_set_push(
 /* Makes room for size bytes in an empty set; NGX_ERROR if there is none. */
 ngx_int_t ngx_http_asana_hook_set_reserve(ngx_http_asana_hook_set_t *set,
     size_t size);
-
-/*
- * Brings times that are later than now back to it; returns how many of
- * confirmed secrets.
- */
-ngx_uint_t ngx_http_asana_hook_set_correct(ngx_http_asana_hook_set_t *set);
 
 /* Leaves out those that are pending since more than "pending" seconds. */
 void ngx_http_asana_hook_set_expire(ngx_http_asana_hook_set_t *set,
@@ -504,14 +476,11 @@ ngx_http_asana_hook_store_t *ngx_http_asana_hook_store_create(
     ngx_pool_t *pool, ngx_str_t *path, size_t max_size,
     ngx_thread_pool_t *thread_pool, ngx_http_asana_hook_commits_t *commits);
 
-/*
- * Opens the store at the start of a worker; NGX_ERROR, with a line in the log,
- * if it cannot be used now.  It is tried again in the thread.
- */
+/* NGX_ERROR if the store cannot be used now, with a line in the log. */
 ngx_int_t ngx_http_asana_hook_store_open(ngx_http_asana_hook_store_t *store,
     ngx_log_t *log);
 
-/* Closes what is open, at the end of a worker. */
+/* Closes what is open; a later call may open it again. */
 void ngx_http_asana_hook_store_close(ngx_http_asana_hook_store_t *store);
 
 /* A number that every commit of any process changes; 0: not to be had. */
@@ -557,7 +526,6 @@ void ngx_http_asana_hook_op_free(ngx_http_asana_hook_op_t *op);
  *
  * Outcomes: NGX_OK done or held already, NGX_DECLINED refused by the policy
  * or not found, NGX_BUSY the store is full, NGX_ERROR; the last two are logged.
- * NGX_ABORT: a key, then in op->key, has no place for the secret to ACTIVATE.
  */
 ngx_int_t ngx_http_asana_hook_store_post(ngx_http_asana_hook_store_t *store,
     ngx_http_asana_hook_op_t *op);
@@ -602,9 +570,6 @@ void ngx_http_asana_hook_group_init(ngx_http_asana_hook_group_t *group,
 ngx_int_t ngx_http_asana_hook_group_post(ngx_http_asana_hook_group_t *group,
     ngx_http_asana_hook_op_t *op);
 
-/* Runs a batch without operations, unless another one is under way. */
-void ngx_http_asana_hook_group_wake(ngx_http_asana_hook_group_t *group);
-
 
 /*
  * batch: changes of the store, for the store and its group alone.
@@ -617,20 +582,15 @@ void ngx_http_asana_hook_store_run(void *data, ngx_queue_t *batch,
 /* In the main thread, after a batch; NGX_AGAIN: it is to be run again. */
 ngx_int_t ngx_http_asana_hook_store_settle(void *data);
 
-/* Ends the look-ups of the main thread, before an environment goes. */
-void ngx_http_asana_hook_store_unread(ngx_http_asana_hook_store_t *store);
-
-/*
- * Logs what LMDB or the system says, and the way out; each cause once a second
- * at most.  Returns NGX_ERROR.  In any thread.
- */
+/* Logs what LMDB or the system says, and the way out; returns NGX_ERROR. */
 ngx_int_t ngx_http_asana_hook_store_error(
     ngx_http_asana_hook_store_t *store, ngx_log_t *log, const char *what,
     int err);
 
-/* Whether this cause was not logged yet in this second. */
-ngx_uint_t ngx_http_asana_hook_store_tells(ngx_http_asana_hook_store_t *store,
-    const char *what, int err);
+/* Opens the databases, or makes them; NGX_DECLINED: there are none yet. */
+ngx_int_t ngx_http_asana_hook_store_databases(
+    ngx_http_asana_hook_store_t *store, struct MDB_txn *txn,
+    unsigned int flags, ngx_log_t *log);
 
 
 /*
@@ -641,7 +601,7 @@ ngx_uint_t ngx_http_asana_hook_store_tells(ngx_http_asana_hook_store_t *store,
 typedef struct {
     struct MDB_txn                *txn;
     int64_t                        keys;       /* added, or less than 0 */
-    size_t                         taken;      /* pages of it, at most */
+    size_t                         taken;      /* pages of the map, at most */
     unsigned int                   meta;       /* databases */
     unsigned int                   secrets;
     unsigned int                   unproven;
@@ -650,90 +610,27 @@ typedef struct {
 } ngx_http_asana_hook_records_t;
 
 
-typedef struct {
-    struct MDB_env                *env;
-    ngx_http_asana_hook_records_t  records;
-    ngx_uint_t                     opened;     /* the databases are */
-    ngx_uint_t                     readonly;   /* nor has it any locks */
-    size_t                         used;       /* when it was resized */
-    uint64_t                       version;    /* added to transactions */
-    ngx_file_uniq_t                lock_uniq;  /* of lock.mdb */
-    dev_t                          lock_dev;
-} ngx_http_asana_hook_env_t;
-
-
 struct ngx_http_asana_hook_store_s {
-    ngx_http_asana_hook_env_t      cur;        /* of the main thread */
+    struct MDB_env                *env;
     struct MDB_txn                *read;       /* parked between look-ups */
     struct MDB_cursor             *cursor;     /* of "read" in "secrets" */
 
+    ngx_http_asana_hook_records_t  records;
     ngx_http_asana_hook_group_t    group;
 
     ngx_http_asana_hook_commits_t *commits;
 
     size_t                         max_size;
     time_t                         tried;      /* to open */
-    time_t                         failed;     /* to open or to write */
+    time_t                         failed;     /* to write */
     ngx_str_t                      path;
-
-    /* what a batch opened, to be "cur", and what is to be closed before it */
-    ngx_http_asana_hook_env_t      fresh;
-    ngx_http_asana_hook_env_t      old;
-    ngx_uint_t                     reopen;     /* and not to be written */
 
     /* what the last batch tells to the main thread */
     int                            err;
-    ngx_uint_t                     panic;
     ngx_uint_t                     made;
+
+    unsigned                       opened:1;   /* the databases are */
 };
-
-
-/*
- * env: in any thread that has the environment for itself.
- */
-
-/* what a map has beyond "max_size", for changes that always fit, and back */
-
-#define NGX_HTTP_ASANA_HOOK_MIN_RESERVE  ((size_t) 4 * 1024 * 1024)
-
-#define ngx_http_asana_hook_env_reserve(size)                                 \
-    ngx_max((size) / 8, NGX_HTTP_ASANA_HOOK_MIN_RESERVE)
-
-#define ngx_http_asana_hook_env_limit(mapsize)                                \
-    ngx_min((mapsize) - NGX_HTTP_ASANA_HOOK_MIN_RESERVE, (mapsize) / 9 * 8)
-
-/* an error beside those of LMDB and of the system: not the same lock.mdb */
-#define NGX_HTTP_ASANA_HOOK_ELOCK  (-1)
-
-/*
- * Opens the environment and the databases that it has.  With a fallback one
- * that cannot be written is opened for reading.  NGX_ERROR is logged.
- */
-ngx_int_t ngx_http_asana_hook_env_open(ngx_http_asana_hook_store_t *store,
-    ngx_http_asana_hook_env_t *env, ngx_uint_t fallback, ngx_log_t *log);
-void ngx_http_asana_hook_env_close(ngx_http_asana_hook_env_t *env);
-
-/* Opens the databases that there are, or makes them with flags MDB_CREATE. */
-ngx_int_t ngx_http_asana_hook_env_databases(
-    ngx_http_asana_hook_store_t *store, ngx_http_asana_hook_env_t *env,
-    unsigned int flags, ngx_log_t *log);
-
-/*
- * Whether it has more than "max_size" since it was last resized: others may
- * have a larger one, which env_resize() takes over.  Nobody may use the map;
- * after an error, one of LMDB, it is gone.
- */
-ngx_uint_t ngx_http_asana_hook_env_outgrown(ngx_http_asana_hook_env_t *env);
-int ngx_http_asana_hook_env_resize(ngx_http_asana_hook_env_t *env);
-
-/* Whether its files are those that have the names; NGX_ERROR is logged. */
-ngx_int_t ngx_http_asana_hook_env_in_place(ngx_http_asana_hook_store_t *store,
-    ngx_http_asana_hook_env_t *env, ngx_log_t *log);
-
-/* Opens the databases, or makes them; NGX_DECLINED: there are none yet. */
-ngx_int_t ngx_http_asana_hook_store_databases(
-    ngx_http_asana_hook_store_t *store, ngx_http_asana_hook_env_t *env,
-    struct MDB_txn *txn, unsigned int flags, ngx_log_t *log);
 
 
 /* as it lies in the store, or is to be written there */
@@ -757,10 +654,6 @@ int ngx_http_asana_hook_op_apply(ngx_http_asana_hook_records_t *recs,
 
 /* most secrets past "pending" that a handshake drops on the way */
 #define NGX_HTTP_ASANA_HOOK_EXPIRED  2
-
-/* Brings times that are later than now back to it, of some of the latest. */
-int ngx_http_asana_hook_op_correct(ngx_http_asana_hook_records_t *recs,
-    struct MDB_cursor *cursor, unsigned int dbi, time_t now);
 
 /* Removes a secret of the key; MDB_NOTFOUND if there is none such. */
 int ngx_http_asana_hook_op_drop(ngx_http_asana_hook_records_t *recs,
@@ -831,17 +724,13 @@ int ngx_http_asana_hook_record_del(ngx_http_asana_hook_records_t *recs,
     struct MDB_cursor *cursor, struct MDB_val *key,
     ngx_http_asana_hook_record_t *rec);
 
-/* Removes what the indexes say of a record that is not there. */
-int ngx_http_asana_hook_record_stale(ngx_http_asana_hook_records_t *recs,
-    struct MDB_val *key, u_char *id, time_t created, ngx_uint_t pending);
-
 /*
- * The oldest or the latest record of "unproven" or "waiting": its key is
- * written to buf[MAX_KEY], its id to id[ID_LEN].
+ * The first record of "unproven" or "waiting", which are ordered by age: its
+ * key is written to buf[MAX_KEY], its id to id[ID_LEN].
  */
-int ngx_http_asana_hook_record_by_age(ngx_http_asana_hook_records_t *recs,
-    unsigned int dbi, ngx_uint_t latest, struct MDB_val *key, u_char *buf,
-    u_char *id, time_t *created);
+int ngx_http_asana_hook_record_oldest(ngx_http_asana_hook_records_t *recs,
+    unsigned int dbi, struct MDB_val *key, u_char *buf, u_char *id,
+    time_t *created);
 
 
 /*
@@ -850,6 +739,7 @@ int ngx_http_asana_hook_record_by_age(ngx_http_asana_hook_records_t *recs,
 
 typedef struct {
     ngx_array_t                    zones;    /* ngx_http_asana_hook_zone_t * */
+    ngx_flag_t                     enabled;
     ngx_flag_t                     gateway;
 } ngx_http_asana_hook_main_conf_t;
 
@@ -877,10 +767,8 @@ typedef struct {
 
 
 typedef struct {
-    ngx_http_request_t            *request;
     ngx_http_asana_hook_zone_t    *zone;
     ngx_http_asana_hook_op_t      *op;       /* under way */
-    ngx_event_t                   *timer;    /* its deadline */
     void                          *create;   /* of the gateway */
     ngx_str_t                      key;
     uint32_t                       hash;
@@ -889,14 +777,13 @@ typedef struct {
     ngx_int_t                      rc;       /* of the phase handler */
     ngx_str_t                      secret;   /* of a handshake */
     ngx_http_asana_hook_set_t      set;
-    /* of the set: behind it, for it is aligned as secrets are */
-    u_char                         buf[NGX_HTTP_ASANA_HOOK_SET_SIZE];
     unsigned                       handshake:1;
     unsigned                       dry_run:1;    /* should be rejected */
     unsigned                       identified:1;
     unsigned                       counted:1;
     u_char                         id[2 * NGX_HTTP_ASANA_HOOK_ID_LEN];
     u_char                         signature[NGX_HTTP_ASANA_HOOK_MAC_LEN];
+    u_char                         buf[NGX_HTTP_ASANA_HOOK_SET_SIZE];
 } ngx_http_asana_hook_ctx_t;
 
 
@@ -913,51 +800,20 @@ char *ngx_http_asana_hook_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 
 
 /*
- * header
+ * handler
  */
 
-/* in lower case */
-extern ngx_str_t  ngx_http_asana_hook_secret_name;
-extern ngx_str_t  ngx_http_asana_hook_signature_name;
-extern ngx_str_t  ngx_http_asana_hook_status_name;
+/* The handler of the PRECONTENT phase. */
+ngx_int_t ngx_http_asana_hook_handler(ngx_http_request_t *r);
 
 /* Finds and counts the headers of the protocol; repeated: the last value. */
 void ngx_http_asana_hook_headers(ngx_http_request_t *r,
     ngx_http_asana_hook_headers_t *h);
 
 /*
- * Takes a header out of the request, each time that it occurs, also with
- * other characters for "-".  Other requests that share the list keep theirs.
- * NGX_ERROR if there is no memory.
+ * Evaluates the key of the request and its hash; NGX_DECLINED if it is empty
+ * or too long, NGX_ERROR if there is no memory.
  */
-ngx_int_t ngx_http_asana_hook_header_hide(ngx_http_request_t *r,
-    ngx_str_t *name);
-
-/*
- * Makes the value the only X-Asana-Hook-Status of the request; it must live
- * as long.  NGX_ERROR if there is no memory.
- */
-ngx_int_t ngx_http_asana_hook_header_set(ngx_http_request_t *r,
-    ngx_str_t *value);
-
-
-/*
- * handler
- */
-
-/* The handler of the POST_READ phase. */
-ngx_int_t ngx_http_asana_hook_post_read_handler(ngx_http_request_t *r);
-
-/* The handler of the PRECONTENT phase. */
-ngx_int_t ngx_http_asana_hook_handler(ngx_http_request_t *r);
-
-/*
- * Evaluates the key of the request and its hash; NGX_DECLINED if it is no
- * good, NGX_ERROR if there is no memory.
- */
-#define NGX_HTTP_ASANA_HOOK_BAD_KEY                                           \
-    "its key is empty, longer than 480 bytes or has a control character"
-
 ngx_int_t ngx_http_asana_hook_key(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx);
 
@@ -969,11 +825,7 @@ ngx_int_t ngx_http_asana_hook_reject(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx, ngx_http_asana_hook_status_e status,
     const char *reason);
 
-/* The status word, with its suffix in a dry run; empty if there is none. */
-void ngx_http_asana_hook_word(ngx_http_asana_hook_ctx_t *ctx,
-    ngx_str_t *word);
-
-/* Counts the word that was decided; once for each request and zone. */
+/* Counts the word that was decided; once for each context. */
 void ngx_http_asana_hook_count(ngx_http_asana_hook_ctx_t *ctx);
 
 /* A content handler: an empty 200, with the secret for a handshake. */
@@ -985,19 +837,6 @@ ngx_int_t ngx_http_asana_hook_add_header(ngx_http_request_t *r,
 
 /* Names the secret in $asana_hook_secret_id. */
 void ngx_http_asana_hook_identify(ngx_http_asana_hook_ctx_t *ctx, u_char *id);
-
-
-/*
- * delivery
- */
-
-/* Decides on a delivery; NGX_DONE: later, by itself. */
-ngx_int_t ngx_http_asana_hook_delivery(ngx_http_request_t *r,
-    ngx_http_asana_hook_ctx_t *ctx, ngx_http_asana_hook_headers_t *h);
-
-/* Lets a verified delivery pass, or answers it if it is a heartbeat. */
-ngx_int_t ngx_http_asana_hook_pass(ngx_http_request_t *r,
-    ngx_http_asana_hook_ctx_t *ctx);
 
 
 /*
@@ -1040,10 +879,7 @@ void ngx_http_asana_hook_ack_init(void);
 /* Puts the filters of asana_hook_register into nginx's chains. */
 void ngx_http_asana_hook_register_init(void);
 
-/*
- * Notes that the request is a create call; NGX_DECLINED: it goes on, all else
- * is the status of a call that is refused.
- */
+/* Notes that the request is a create call; NGX_ERROR: no memory. */
 ngx_int_t ngx_http_asana_hook_register(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx);
 
@@ -1055,17 +891,6 @@ ngx_int_t ngx_http_asana_hook_register(ngx_http_request_t *r,
  */
 ngx_int_t ngx_http_asana_hook_json_member(u_char *p, size_t size,
     ngx_str_t *name, ngx_str_t *value);
-
-
-/*
- * site
- */
-
-/*
- * Whether the request is a write that a browser sends from another site, or
- * from where cannot be understood.
- */
-ngx_uint_t ngx_http_asana_hook_foreign(ngx_http_request_t *r);
 
 
 /*
@@ -1112,26 +937,6 @@ typedef struct {
 void ngx_http_asana_hook_out(ngx_http_asana_hook_out_t *out, const char *fmt,
     ...);
 
-/* a row of counters, of each word one, and the words that occur in it */
-
-typedef enum {
-    NGX_HTTP_ASANA_HOOK_HANDSHAKES = 0,
-    NGX_HTTP_ASANA_HOOK_DELIVERIES,
-    NGX_HTTP_ASANA_HOOK_DRY_RUNS,
-    NGX_HTTP_ASANA_HOOK_CREATED
-} ngx_http_asana_hook_row_e;
-
-typedef struct {
-    size_t                         offset;   /* in the counters */
-    ngx_uint_t                     words;    /* a bit for each */
-    ngx_uint_t                     dry_run;  /* they have the suffix */
-} ngx_http_asana_hook_row_t;
-
-extern ngx_http_asana_hook_row_t  ngx_http_asana_hook_rows[];
-
-#define ngx_http_asana_hook_row(counters, row)                                \
-    ((ngx_atomic_t *) ((u_char *) (counters) + (row)->offset))
-
 /* Appends a word in lower case; what a dry run counts has its suffix. */
 void ngx_http_asana_hook_out_word(ngx_http_asana_hook_out_t *out,
     ngx_uint_t word, ngx_uint_t dry_run);
@@ -1145,10 +950,7 @@ void ngx_http_asana_hook_out_hook(ngx_http_asana_hook_out_t *out,
     ngx_http_asana_hook_zone_t *zone, ngx_str_t *key,
     ngx_http_asana_hook_set_t *set);
 
-/*
- * Appends the content of a JSON string: U+FFFD for what is not UTF-8, \uXXXX
- * for what controls a terminal or turns text around.
- */
+/* Appends the content of a JSON string, U+FFFD for what is not UTF-8. */
 void ngx_http_asana_hook_out_json(ngx_http_asana_hook_out_t *out,
     ngx_str_t *text);
 

@@ -31,7 +31,7 @@ ngx_http_asana_hook_ack_header_filter(ngx_http_request_t *r)
 
     status = r->headers_out.status;
 
-    if (status <= NGX_HTTP_OK || status == NGX_HTTP_NO_CONTENT
+    if (status == NGX_HTTP_OK || status == NGX_HTTP_NO_CONTENT
         || (status >= NGX_HTTP_SPECIAL_RESPONSE
             && status != NGX_HTTP_ASANA_GONE)
         || r != r->main

@@ -21,7 +21,6 @@ typedef struct {
     ngx_http_asana_hook_op_t       *op;
     ngx_http_asana_hook_zone_t     *zone;
     ngx_str_t                       key;
-    unsigned                        post_action:1;
 } ngx_http_asana_hook_write_t;
 
 
@@ -68,7 +67,7 @@ ngx_http_asana_hook_api_handler(ngx_http_request_t *r)
     u_char                          *p, *last;
     size_t                           len;
     ngx_int_t                        rc;
-    ngx_uint_t                       found, hooks;
+    ngx_uint_t                       hooks;
     ngx_http_core_loc_conf_t        *clcf;
     ngx_http_asana_hook_zone_t      *zone;
     ngx_http_asana_hook_args_t       args;
@@ -82,10 +81,6 @@ ngx_http_asana_hook_api_handler(ngx_http_request_t *r)
     p = r->uri.data + ngx_min(clcf->name.len, r->uri.len);
     last = r->uri.data + r->uri.len;
 
-    /* "location /api" is asked for "/apihooks" as well */
-
-    found = (p == last || *p == '/' || p == r->uri.data || p[-1] == '/');
-
     while (p < last && *p == '/') {
         p++;
     }
@@ -93,10 +88,7 @@ ngx_http_asana_hook_api_handler(ngx_http_request_t *r)
     len = last - p;
     hooks = (len == 5 && ngx_strncmp(p, "hooks", 5) == 0);
 
-    if (!found
-        || (len && !hooks
-            && !(len == 7 && ngx_strncmp(p, "metrics", 7) == 0)))
-    {
+    if (len && !hooks && !(len == 7 && ngx_strncmp(p, "metrics", 7) == 0)) {
         return ngx_http_asana_hook_api_error(r, NGX_HTTP_NOT_FOUND,
                                              "no such call; there are /, "
                                              "/hooks and /metrics");
@@ -135,12 +127,6 @@ ngx_http_asana_hook_api_method(ngx_http_request_t *r, ngx_uint_t write)
         if (r->headers_in.content_length_n > 0 || r->headers_in.chunked) {
             return ngx_http_asana_hook_api_error(r, NGX_HTTP_BAD_REQUEST,
                                                  "a body has no meaning here");
-        }
-
-        if (ngx_http_asana_hook_foreign(r)) {
-            return ngx_http_asana_hook_api_error(r, NGX_HTTP_FORBIDDEN,
-                                                 "a browser sends this from "
-                                                 "another site");
         }
 
         return NGX_DECLINED;
@@ -450,7 +436,6 @@ ngx_http_asana_hook_api_write(ngx_http_request_t *r,
     w->op = op;
     w->zone = zone;
     w->key = *key;
-    w->post_action = r->post_action;
 
     op->data = w;
     op->handler = ngx_http_asana_hook_api_written;
@@ -475,7 +460,6 @@ ngx_http_asana_hook_api_write(ngx_http_request_t *r,
     }
 
     cln->handler = ngx_http_asana_hook_api_cleanup;
-    r->read_event_handler = ngx_http_test_reading;
     r->main->count++;
 
     return NGX_DONE;
@@ -509,15 +493,6 @@ ngx_http_asana_hook_api_written(ngx_http_asana_hook_op_t *op)
 
     r = w->r;
     c = r->connection;
-
-    if (r->post_action != w->post_action) {
-
-        /* the client has gone, and another location has the request */
-
-        w->op = NULL;
-        ngx_http_asana_hook_op_free(op);
-        return;
-    }
 
     ngx_http_set_log_request(c->log, r);
 
@@ -619,7 +594,6 @@ ngx_http_asana_hook_api_send(ngx_http_request_t *r, ngx_uint_t status,
     }
 
     r->headers_out.status = status;
-    r->disable_not_modified = 1;
 
     if (out) {
         r->headers_out.content_length_n = (off_t) out->size;

@@ -15,124 +15,105 @@
 #include <lmdb.h>
 
 
-static int ngx_http_asana_hook_store_changes(
-    ngx_http_asana_hook_store_t *store, ngx_http_asana_hook_env_t *env,
-    ngx_queue_t *batch, ngx_log_t *log);
+static ngx_int_t ngx_http_asana_hook_store_in_place(
+    ngx_http_asana_hook_store_t *store, ngx_log_t *log);
 static int ngx_http_asana_hook_store_write(ngx_http_asana_hook_store_t *store,
-    ngx_http_asana_hook_env_t *env, ngx_queue_t *batch, ngx_queue_t *only,
-    ngx_log_t *log);
+    ngx_queue_t *batch, ngx_queue_t *only, ngx_log_t *log);
 static int ngx_http_asana_hook_store_commit(
     ngx_http_asana_hook_store_t *store, MDB_txn *txn);
 static int ngx_http_asana_hook_store_apply(ngx_http_asana_hook_store_t *store,
-    ngx_http_asana_hook_env_t *env, MDB_txn *txn, ngx_queue_t *batch,
-    ngx_queue_t *only, ngx_uint_t *dropped, ngx_log_t *log);
+    MDB_txn *txn, ngx_queue_t *batch, ngx_queue_t *only, ngx_uint_t *dropped,
+    ngx_log_t *log);
 
 
-/* in a thread, except for what store_begin() and store_reopen() say */
+/*
+ * A directory that was removed or replaced while it is in use would swallow
+ * secrets: LMDB goes on writing to the file that has no name any more.
+ */
+
+static ngx_int_t
+ngx_http_asana_hook_store_in_place(ngx_http_asana_hook_store_t *store,
+    ngx_log_t *log)
+{
+    int              fd;
+    u_char           name[NGX_MAX_PATH];
+    ngx_file_info_t  fi, open;
+
+    (void) ngx_snprintf(name, NGX_MAX_PATH, "%V/data.mdb%Z", &store->path);
+    name[NGX_MAX_PATH - 1] = '\0';
+
+    if (mdb_env_get_fd(store->env, &fd) != 0
+        || ngx_fd_info(fd, &open) == NGX_FILE_ERROR)
+    {
+        return ngx_http_asana_hook_store_error(store, log, "cannot be read",
+                                               ngx_errno);
+    }
+
+    if (ngx_file_info(name, &fi) == NGX_FILE_ERROR
+        || ngx_file_uniq(&fi) != ngx_file_uniq(&open)
+        || fi.st_dev != open.st_dev)
+    {
+        ngx_log_error(NGX_LOG_CRIT, log, 0,
+                      "asana_hook: store \"%V\" was removed or replaced while "
+                      "in use; put it back, or restart nginx to use what is "
+                      "there now", &store->path);
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+/* in a thread, except for what store_begin() and store_open() say */
 
 void
 ngx_http_asana_hook_store_run(void *data, ngx_queue_t *batch, ngx_log_t *log)
 {
     ngx_http_asana_hook_store_t *store = data;
 
-    int                         err;
-    MDB_txn                    *txn;
-    ngx_uint_t                  only;
-    ngx_http_asana_hook_env_t  *env;
-
-    env = &store->cur;
-    only = store->reopen;
+    int           err;
+    ngx_queue_t  *q;
 
     store->err = 0;
-    store->made = 0;
-    store->panic = 0;
-    store->reopen = 0;
 
-    ngx_http_asana_hook_env_close(&store->old);
-
-    if (env->env == NULL || env->readonly) {
-
-        env = &store->fresh;
-
-        if (ngx_http_asana_hook_env_open(store, env, store->cur.env == NULL,
-                                         log)
-            != NGX_OK)
-        {
-            store->err = NGX_ERROR;
-            return;
-        }
-    }
-
-    if (env->readonly) {
-        store->err = NGX_ERROR;
-        return;
-    }
-
-    if (only
-        || ngx_queue_empty(batch)
-        || ngx_http_asana_hook_env_in_place(store, env, log) != NGX_OK)
+    if (store->env == NULL
+        || ngx_http_asana_hook_store_in_place(store, log) != NGX_OK)
     {
         return;
     }
 
-    if (ngx_http_asana_hook_env_outgrown(env)) {
-        store->err = MDB_MAP_RESIZED;
+    err = ngx_http_asana_hook_store_write(store, batch, NULL, log);
+
+    if (err == 0) {
         return;
     }
 
-    err = ngx_http_asana_hook_store_changes(store, env, batch, log);
+    if (err == MDB_MAP_FULL) {
 
-    if (err == 0 || err == MDB_MAP_FULL || err == NGX_ERROR) {
+        /* one operation must not pay for another: each on its own */
+
+        for (q = ngx_queue_head(batch);
+             q != ngx_queue_sentinel(batch);
+             q = ngx_queue_next(q))
+        {
+            err = ngx_http_asana_hook_store_write(store, batch, q, log);
+
+            if (err && err != MDB_MAP_FULL) {
+                break;
+            }
+        }
+    }
+
+    if (err == MDB_MAP_FULL || err == NGX_ERROR) {
         return;
     }
 
     store->err = err;
 
-    if (err == MDB_MAP_RESIZED) {
-        return;
+    if (err && err != MDB_MAP_RESIZED) {
+        (void) ngx_http_asana_hook_store_error(store, log, "cannot be written",
+                                               err);
     }
-
-    (void) ngx_http_asana_hook_store_error(store, log, "cannot be written",
-                                           err);
-
-    /* after some failures LMDB refuses all use of an environment */
-
-    if (mdb_txn_begin(env->env, NULL, MDB_RDONLY, &txn) == 0) {
-        mdb_txn_abort(txn);
-
-    } else {
-        store->panic = 1;
-    }
-}
-
-
-static int
-ngx_http_asana_hook_store_changes(ngx_http_asana_hook_store_t *store,
-    ngx_http_asana_hook_env_t *env, ngx_queue_t *batch, ngx_log_t *log)
-{
-    int           err;
-    ngx_queue_t  *q;
-
-    err = ngx_http_asana_hook_store_write(store, env, batch, NULL, log);
-
-    if (err != MDB_MAP_FULL) {
-        return err;
-    }
-
-    /* one operation must not pay for another: each on its own */
-
-    for (q = ngx_queue_head(batch);
-         q != ngx_queue_sentinel(batch);
-         q = ngx_queue_next(q))
-    {
-        err = ngx_http_asana_hook_store_write(store, env, batch, q, log);
-
-        if (err && err != MDB_MAP_FULL) {
-            break;
-        }
-    }
-
-    return err;
 }
 
 
@@ -140,8 +121,7 @@ ngx_http_asana_hook_store_changes(ngx_http_asana_hook_store_t *store,
 
 static int
 ngx_http_asana_hook_store_write(ngx_http_asana_hook_store_t *store,
-    ngx_http_asana_hook_env_t *env, ngx_queue_t *batch, ngx_queue_t *only,
-    ngx_log_t *log)
+    ngx_queue_t *batch, ngx_queue_t *only, ngx_log_t *log)
 {
     int                        err;
     MDB_txn                   *txn;
@@ -154,10 +134,10 @@ ngx_http_asana_hook_store_write(ngx_http_asana_hook_store_t *store,
         txn = NULL;
         dropped = 0;
 
-        err = mdb_txn_begin(env->env, NULL, 0, &txn);
+        err = mdb_txn_begin(store->env, NULL, 0, &txn);
 
         if (err == 0) {
-            err = ngx_http_asana_hook_store_apply(store, env, txn, batch, only,
+            err = ngx_http_asana_hook_store_apply(store, txn, batch, only,
                                                   &dropped, log);
             if (err == 0) {
                 err = ngx_http_asana_hook_store_commit(store, txn);
@@ -168,7 +148,6 @@ ngx_http_asana_hook_store_write(ngx_http_asana_hook_store_t *store,
         }
 
         if (err == 0) {
-            env->opened |= (env == &store->fresh);
             store->made = 1;
             total += dropped;
         }
@@ -248,20 +227,19 @@ ngx_http_asana_hook_store_commit(ngx_http_asana_hook_store_t *store,
 
 static int
 ngx_http_asana_hook_store_apply(ngx_http_asana_hook_store_t *store,
-    ngx_http_asana_hook_env_t *env, MDB_txn *txn, ngx_queue_t *batch,
-    ngx_queue_t *only, ngx_uint_t *dropped, ngx_log_t *log)
+    MDB_txn *txn, ngx_queue_t *batch, ngx_queue_t *only, ngx_uint_t *dropped,
+    ngx_log_t *log)
 {
     int                        err;
     ngx_queue_t               *q;
     ngx_http_asana_hook_op_t  *op;
 
-    env->records.txn = txn;
-    env->records.keys = 0;
-    env->records.taken = 0;
+    store->records.txn = txn;
+    store->records.keys = 0;
+    store->records.taken = 0;
 
-    if (!env->opened
-        && ngx_http_asana_hook_store_databases(store, env, txn, MDB_CREATE,
-                                               log)
+    if (!store->opened
+        && ngx_http_asana_hook_store_databases(store, txn, MDB_CREATE, log)
            != NGX_OK)
     {
         return NGX_ERROR;
@@ -273,7 +251,7 @@ ngx_http_asana_hook_store_apply(ngx_http_asana_hook_store_t *store,
     {
         op = ngx_queue_data(q, ngx_http_asana_hook_op_t, queue);
 
-        err = ngx_http_asana_hook_op_apply(&env->records, op, dropped);
+        err = ngx_http_asana_hook_op_apply(&store->records, op, dropped);
 
         if (err) {
             return err;
@@ -288,7 +266,7 @@ ngx_http_asana_hook_store_apply(ngx_http_asana_hook_store_t *store,
         }
     }
 
-    return ngx_http_asana_hook_records_finish(&env->records);
+    return ngx_http_asana_hook_records_finish(&store->records);
 }
 
 
@@ -299,47 +277,33 @@ ngx_http_asana_hook_store_settle(void *data)
 {
     ngx_http_asana_hook_store_t *store = data;
 
-    if (store->fresh.env) {
-        ngx_http_asana_hook_store_unread(store);
-
-        store->old = store->cur;
-        store->cur = store->fresh;
-        store->fresh.env = NULL;
-    }
-
     if (store->made) {
-        store->cur.opened = 1;
+        store->opened = 1;
     }
 
-    if (store->err == 0) {
+    switch (store->err) {
+
+    case 0:
+        return NGX_OK;
+
+    case MDB_MAP_RESIZED:
+        store->err = 0;
+        return mdb_env_set_mapsize(store->env, 0) == 0 ? NGX_AGAIN : NGX_OK;
+
+    default:
+
+        /*
+         * LMDB may refuse all use of an environment after a failed write;
+         * another one reads at least
+         */
+
+        ngx_http_asana_hook_store_close(store);
+
+        store->failed = ngx_time();
+        store->tried = 0;
+
+        (void) ngx_http_asana_hook_store_open(store, ngx_cycle->log);
+
         return NGX_OK;
     }
-
-    if (store->err == MDB_MAP_RESIZED) {
-
-        if (ngx_http_asana_hook_env_resize(&store->cur) == 0) {
-            return NGX_AGAIN;
-        }
-
-        /* it is gone, and not to be looked into */
-        store->panic = 1;
-    }
-
-    store->failed = ngx_time();
-
-    if (!store->panic) {
-        return NGX_OK;
-    }
-
-    /* set aside, for the thread to close it and to open another one */
-
-    ngx_http_asana_hook_store_unread(store);
-    ngx_http_asana_hook_env_close(&store->old);
-
-    store->old = store->cur;
-    store->cur.env = NULL;
-    store->cur.opened = 0;
-    store->reopen = 1;
-
-    return NGX_AGAIN;
 }

@@ -247,14 +247,6 @@ ngx_http_asana_hook_zone_name(ngx_conf_t *cf, ngx_http_asana_hook_zone_t *zone,
     bytes.data = p + 1;
     bytes.len = s->data + s->len - bytes.data;
 
-    if (zone->name.len == 3 && ngx_strncmp(zone->name.data, "off", 3) == 0) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"asana_hook_zone\" parameter \"%V\" names the "
-                           "zone \"off\", which is what turns a receiver off; "
-                           "give it another name", value);
-        return NGX_ERROR;
-    }
-
     *size = ngx_parse_size(&bytes);
 
     if (*size == NGX_ERROR) {
@@ -285,31 +277,26 @@ ngx_http_asana_hook_zone_number(ngx_conf_t *cf,
     ngx_http_asana_hook_zone_t *zone, ngx_str_t *value, ngx_str_t *s,
     ngx_http_asana_hook_param_t *param)
 {
-    ngx_int_t    n;
-    const char  *unit;
+    ngx_int_t  n;
 
     switch (param->type) {
 
     case NGX_HTTP_ASANA_HOOK_PARAM_SIZE:
         n = (ngx_int_t) ngx_parse_offset(s);
-        unit = " bytes (or with \"k\", \"m\", \"g\")";
         break;
 
     case NGX_HTTP_ASANA_HOOK_PARAM_TIME:
         n = ngx_parse_time(s, 1);
-        unit = " seconds (or with \"s\", \"m\", \"h\", \"d\")";
         break;
 
     default: /* NGX_HTTP_ASANA_HOOK_PARAM_NUMBER */
         n = ngx_atoi(s->data, s->len);
-        unit = "";
     }
 
     if (n < param->min || n > param->max) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "invalid \"asana_hook_zone\" parameter \"%V\", it "
-                           "must be %i to %i%s", value, param->min, param->max,
-                           unit);
+                           "must be %i to %i", value, param->min, param->max);
         return NGX_ERROR;
     }
 

@@ -18,57 +18,6 @@
 #define NGX_HTTP_ASANA_HOOK_CREATING  60
 
 
-static ngx_uint_t ngx_http_asana_hook_alive(ngx_atomic_uint_t pid);
-
-
-/*
- * A zone that changes its size starts empty: what workers of before have in
- * flight is taken over, and counts until they end or it is too old.
- */
-
-void
-ngx_http_asana_hook_zone_creates_copy(ngx_http_asana_hook_zone_t *zone)
-{
-    ngx_uint_t                   i;
-    ngx_shm_zone_t              *shm_zone;
-    ngx_list_part_t             *part;
-    ngx_http_asana_hook_zone_t  *old;
-
-    part = (ngx_list_part_t *) &ngx_cycle->shared_memory.part;
-    shm_zone = part->elts;
-
-    for (i = 0; /* void */ ; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                return;
-            }
-
-            part = part->next;
-            shm_zone = part->elts;
-            i = 0;
-        }
-
-        if (shm_zone[i].tag == &ngx_http_asana_hook_module
-            && shm_zone[i].shm.name.len == zone->name.len
-            && ngx_strncmp(shm_zone[i].shm.name.data, zone->name.data,
-                           zone->name.len)
-               == 0)
-        {
-            break;
-        }
-    }
-
-    old = shm_zone[i].data;
-
-    if (old && old->sh && old->sh != zone->sh && old->sh->creates) {
-        ngx_memcpy(zone->sh->creates, old->sh->creates,
-                   NGX_HTTP_ASANA_HOOK_CREATES
-                   * sizeof(ngx_http_asana_hook_creates_t));
-    }
-}
-
-
 /* takes a place among those who create, from the dead if need be */
 
 void
@@ -89,7 +38,7 @@ ngx_http_asana_hook_zone_creates(ngx_http_asana_hook_zone_t *zone)
         pid = creates[i].pid;
 
         if (pid && pid != (ngx_atomic_uint_t) ngx_pid
-            && ngx_http_asana_hook_alive(pid))
+            && (kill((ngx_pid_t) pid, 0) == 0 || ngx_errno != ESRCH))
         {
             continue;
         }
@@ -141,20 +90,11 @@ ngx_http_asana_hook_zone_creating(ngx_http_asana_hook_zone_t *zone)
 
         if (creates[i].count
             && now - (time_t) creates[i].last < NGX_HTTP_ASANA_HOOK_CREATING
-            && ngx_http_asana_hook_alive(creates[i].pid))
+            && kill((ngx_pid_t) creates[i].pid, 0) == 0)
         {
             return 1;
         }
     }
 
     return 0;
-}
-
-
-/* another user's process may be there without taking a signal */
-
-static ngx_uint_t
-ngx_http_asana_hook_alive(ngx_atomic_uint_t pid)
-{
-    return kill((ngx_pid_t) pid, 0) == 0 || ngx_errno != ESRCH;
 }

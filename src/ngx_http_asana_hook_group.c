@@ -20,7 +20,6 @@
 #define NGX_HTTP_ASANA_HOOK_HOLD   60000
 
 
-static void ngx_http_asana_hook_group_run(ngx_http_asana_hook_group_t *group);
 #if (NGX_THREADS)
 static void ngx_http_asana_hook_group_start(
     ngx_http_asana_hook_group_t *group);
@@ -77,39 +76,13 @@ ngx_http_asana_hook_group_post(ngx_http_asana_hook_group_t *group,
 
     ngx_queue_insert_tail(&group->batch, &op->queue);
 
-    ngx_http_asana_hook_group_run(group);
+    do {
+        group->run(group->data, &group->batch, ngx_cycle->log);
+    } while (group->settle(group->data) == NGX_AGAIN);
 
     ngx_queue_remove(&op->queue);
 
     return NGX_OK;
-}
-
-
-void
-ngx_http_asana_hook_group_wake(ngx_http_asana_hook_group_t *group)
-{
-#if (NGX_THREADS)
-
-    if (group->pool) {
-        if (!group->busy) {
-            ngx_http_asana_hook_group_start(group);
-        }
-
-        return;
-    }
-
-#endif
-
-    ngx_http_asana_hook_group_run(group);
-}
-
-
-static void
-ngx_http_asana_hook_group_run(ngx_http_asana_hook_group_t *group)
-{
-    do {
-        group->run(group->data, &group->batch, ngx_cycle->log);
-    } while (group->settle(group->data) == NGX_AGAIN);
 }
 
 

@@ -6,53 +6,58 @@
 
 #include "ngx_http_asana_hook.h"
 
+#include <openssl/crypto.h>
 
-static ngx_int_t ngx_http_asana_hook_decide(ngx_http_request_t *r,
-    ngx_http_asana_hook_zone_t *zone);
+
+#define NGX_HTTP_ASANA_HOOK_RETRY_AFTER  "30"
+
+
 static ngx_http_asana_hook_ctx_t *ngx_http_asana_hook_create_ctx(
     ngx_http_request_t *r, ngx_http_asana_hook_zone_t *zone);
 static ngx_int_t ngx_http_asana_hook_create_call(ngx_http_request_t *r,
     ngx_http_asana_hook_zone_t *zone);
 static void ngx_http_asana_hook_cleanup(void *data);
 static ngx_uint_t ngx_http_asana_hook_bypass(ngx_http_request_t *r);
-static ngx_http_asana_hook_status_e ngx_http_asana_hook_status(
+static ngx_int_t ngx_http_asana_hook_delivery(ngx_http_request_t *r,
+    ngx_http_asana_hook_ctx_t *ctx, ngx_http_asana_hook_headers_t *h);
+static void ngx_http_asana_hook_body_handler(ngx_http_request_t *r);
+static ngx_int_t ngx_http_asana_hook_verify(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx);
+static ngx_int_t ngx_http_asana_hook_unavailable(ngx_http_request_t *r,
+    ngx_http_asana_hook_ctx_t *ctx);
+static ngx_http_asana_hook_secret_t **ngx_http_asana_hook_candidates(
+    ngx_http_request_t *r, ngx_http_asana_hook_ctx_t *ctx);
+static int ngx_libc_cdecl ngx_http_asana_hook_cmp_candidates(const void *one,
+    const void *two);
+static ngx_int_t ngx_http_asana_hook_verified(ngx_http_request_t *r,
+    ngx_http_asana_hook_ctx_t *ctx, ngx_http_asana_hook_secret_t *s);
+static ngx_int_t ngx_http_asana_hook_pending(ngx_http_request_t *r,
+    ngx_http_asana_hook_ctx_t *ctx, ngx_int_t heartbeat);
 
 
-/* what a client says of itself is hidden from all that comes after this */
+#define ngx_http_asana_hook_is(header, name)                                  \
+    ((header)->key.len == (name)->len                                         \
+     && ngx_strncmp((header)->lowcase_key, (name)->data, (name)->len) == 0)
 
-ngx_int_t
-ngx_http_asana_hook_post_read_handler(ngx_http_request_t *r)
-{
-    if (ngx_http_asana_hook_header_hide(r, &ngx_http_asana_hook_status_name)
-        != NGX_OK)
-    {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
 
-    return NGX_DECLINED;
-}
+static ngx_str_t  ngx_http_asana_hook_secret_name =
+    ngx_string("x-hook-secret");
+static ngx_str_t  ngx_http_asana_hook_signature_name =
+    ngx_string("x-hook-signature");
 
+
+/*
+ * Internal redirects are judged anew in their own location: to skip them
+ * would make "error_page" a way around the signature.
+ */
 
 ngx_int_t
 ngx_http_asana_hook_handler(ngx_http_request_t *r)
 {
     ngx_int_t                        rc;
-    ngx_str_t                        word;
     ngx_http_asana_hook_ctx_t       *ctx;
+    ngx_http_asana_hook_headers_t    h;
     ngx_http_asana_hook_loc_conf_t  *ahcf;
-
-    /*
-     * The word is the verdict of one location.  What nginx could not read as
-     * a request comes here by "error_page" without the POST_READ phase.
-     */
-
-    if ((r->internal || r != r->main)
-        && ngx_http_asana_hook_header_hide(r, &ngx_http_asana_hook_status_name)
-           != NGX_OK)
-    {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
 
     if (r != r->main) {
         return NGX_DECLINED;
@@ -70,64 +75,15 @@ ngx_http_asana_hook_handler(ngx_http_request_t *r)
 
     ctx = ngx_http_get_module_ctx(r, ngx_http_asana_hook_module);
 
-    if (ahcf->gateway) {
-        return ctx ? ctx->rc
-                   : ngx_http_asana_hook_create_call(r, ahcf->gateway->data);
-    }
-
-    rc = ctx ? ctx->rc : ngx_http_asana_hook_decide(r, ahcf->shm_zone->data);
-
-    if (rc != NGX_DECLINED) {
-        return rc;
-    }
-
-    ctx = ngx_http_get_module_ctx(r, ngx_http_asana_hook_module);
-
-    ngx_http_asana_hook_word(ctx, &word);
-
-    if (ngx_http_asana_hook_header_set(r, &word) != NGX_OK) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    return NGX_DECLINED;
-}
-
-
-/*
- * What an internal redirect brings is judged anew, or "error_page" would be a
- * way around the signature.  Only a delivery that was verified stays so in its
- * zone: its application has it, under another URI.
- */
-
-static ngx_int_t
-ngx_http_asana_hook_decide(ngx_http_request_t *r,
-    ngx_http_asana_hook_zone_t *zone)
-{
-    ngx_int_t                      rc;
-    ngx_http_asana_hook_ctx_t     *ctx;
-    ngx_http_asana_hook_headers_t  h;
-
-    ctx = ngx_http_asana_hook_get_ctx(r);
-
-    if (ctx
-        && ctx->zone == zone
-        && (ctx->status == NGX_HTTP_ASANA_HOOK_VERIFIED
-            || ctx->status == NGX_HTTP_ASANA_HOOK_HEARTBEAT))
-    {
-        ngx_http_set_ctx(r, ctx, ngx_http_asana_hook_module);
-
-        ctx->rc = ngx_http_asana_hook_pass(r, ctx);
-
+    if (ctx) {
         return ctx->rc;
     }
 
-    /* by "error_page" or "post_action"; what came of its body is no body */
-
-    if (ctx && ctx->status == NGX_HTTP_ASANA_HOOK_ABORTED) {
-        return ngx_max((ngx_int_t) r->err_status, NGX_HTTP_BAD_REQUEST);
+    if (ahcf->gateway) {
+        return ngx_http_asana_hook_create_call(r, ahcf->gateway->data);
     }
 
-    ctx = ngx_http_asana_hook_create_ctx(r, zone);
+    ctx = ngx_http_asana_hook_create_ctx(r, ahcf->shm_zone->data);
     if (ctx == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
@@ -162,21 +118,22 @@ ngx_http_asana_hook_create_call(ngx_http_request_t *r,
 {
     ngx_http_asana_hook_ctx_t  *ctx;
 
-    if (r->method != NGX_HTTP_POST && !ngx_http_asana_hook_foreign(r)) {
+    if (r->method != NGX_HTTP_POST) {
         return NGX_DECLINED;
     }
 
     ctx = ngx_http_asana_hook_create_ctx(r, zone);
-    if (ctx == NULL) {
+
+    if (ctx == NULL || ngx_http_asana_hook_register(r, ctx) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     /* most of its answers are none of our business */
 
+    ctx->rc = NGX_DECLINED;
     ctx->counted = 1;
-    ctx->rc = ngx_http_asana_hook_register(r, ctx);
 
-    return ctx->rc;
+    return NGX_DECLINED;
 }
 
 
@@ -186,27 +143,8 @@ static ngx_http_asana_hook_ctx_t *
 ngx_http_asana_hook_create_ctx(ngx_http_request_t *r,
     ngx_http_asana_hook_zone_t *zone)
 {
-    ngx_uint_t                  counted;
     ngx_pool_cleanup_t         *cln;
     ngx_http_asana_hook_ctx_t  *ctx;
-
-    counted = 0;
-
-    for (cln = r->pool->cleanup; cln; cln = cln->next) {
-
-        if (cln->handler != ngx_http_asana_hook_cleanup) {
-            continue;
-        }
-
-        ctx = cln->data;
-
-        if (ctx->zone == zone
-            && !ctx->create
-            && ctx->status != NGX_HTTP_ASANA_HOOK_BYPASS)
-        {
-            counted = 1;
-        }
-    }
 
     cln = ngx_pool_cleanup_add(r->pool, sizeof(ngx_http_asana_hook_ctx_t));
     if (cln == NULL) {
@@ -216,8 +154,6 @@ ngx_http_asana_hook_create_ctx(ngx_http_request_t *r,
     ctx = cln->data;
     ngx_memzero(ctx, offsetof(ngx_http_asana_hook_ctx_t, signature));
 
-    ctx->counted = counted;
-    ctx->request = r;
     ctx->zone = zone;
     ctx->rc = NGX_HTTP_INTERNAL_SERVER_ERROR;
     ctx->set.pool = r->pool;
@@ -241,10 +177,6 @@ ngx_http_asana_hook_cleanup(void *data)
         ctx->op->data = NULL;
     }
 
-    if (ctx->timer && ctx->timer->timer_set) {
-        ngx_del_timer(ctx->timer);
-    }
-
     /* its body or its client went away before there was a decision */
 
     if (!ctx->counted) {
@@ -252,6 +184,51 @@ ngx_http_asana_hook_cleanup(void *data)
     }
 
     ngx_http_asana_hook_set_wipe(&ctx->set);
+}
+
+
+void
+ngx_http_asana_hook_headers(ngx_http_request_t *r,
+    ngx_http_asana_hook_headers_t *h)
+{
+    ngx_uint_t        i;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *header;
+
+    ngx_memzero(h, sizeof(ngx_http_asana_hook_headers_t));
+
+    part = &r->headers_in.headers.part;
+    header = part->elts;
+
+    for (i = 0; /* void */ ; i++) {
+
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                break;
+            }
+
+            part = part->next;
+            header = part->elts;
+            i = 0;
+        }
+
+        if (header[i].hash == 0) {
+            continue;
+        }
+
+        if (ngx_http_asana_hook_is(&header[i],
+                                   &ngx_http_asana_hook_secret_name))
+        {
+            h->secrets++;
+            h->secret = header[i].value;
+
+        } else if (ngx_http_asana_hook_is(&header[i],
+                                          &ngx_http_asana_hook_signature_name))
+        {
+            h->signatures++;
+            h->signature = header[i].value;
+        }
+    }
 }
 
 
@@ -273,8 +250,6 @@ ngx_http_asana_hook_bypass(ngx_http_request_t *r)
 ngx_int_t
 ngx_http_asana_hook_key(ngx_http_request_t *r, ngx_http_asana_hook_ctx_t *ctx)
 {
-    size_t  i;
-
     if (ngx_http_complex_value(r, &ctx->zone->key, &ctx->key) != NGX_OK) {
         return NGX_ERROR;
     }
@@ -283,17 +258,308 @@ ngx_http_asana_hook_key(ngx_http_request_t *r, ngx_http_asana_hook_ctx_t *ctx)
         return NGX_DECLINED;
     }
 
-    /* "$" of a regular expression lets a new line pass at the end of a URI */
-
-    for (i = 0; i < ctx->key.len; i++) {
-        if (ctx->key.data[i] < 0x20 || ctx->key.data[i] == 0x7f) {
-            return NGX_DECLINED;
-        }
-    }
-
     ctx->hash = ngx_hash_key(ctx->key.data, ctx->key.len);
 
     return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_asana_hook_delivery(ngx_http_request_t *r,
+    ngx_http_asana_hook_ctx_t *ctx, ngx_http_asana_hook_headers_t *h)
+{
+    ngx_int_t  rc;
+
+    if (h->signatures == 0) {
+        return ngx_http_asana_hook_reject(r, ctx, NGX_HTTP_ASANA_HOOK_UNSIGNED,
+                                          "it has no \"X-Hook-Signature\"");
+    }
+
+    if (h->signatures > 1
+        || ngx_http_asana_hook_signature_parse(&h->signature, ctx->signature)
+           != NGX_OK)
+    {
+        return ngx_http_asana_hook_reject(r, ctx,
+                                          NGX_HTTP_ASANA_HOOK_MALFORMED,
+                                          "\"X-Hook-Signature\" is repeated or "
+                                          "not 64 hex digits");
+    }
+
+    ctx->status = NGX_HTTP_ASANA_HOOK_ERROR;
+
+    rc = ngx_http_asana_hook_key(r, ctx);
+
+    if (rc == NGX_ERROR) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (rc == NGX_DECLINED) {
+        return ngx_http_asana_hook_reject(r, ctx, NGX_HTTP_ASANA_HOOK_UNKNOWN,
+                                          "its key is empty or longer than "
+                                          "480 bytes");
+    }
+
+    rc = ngx_http_asana_hook_zone_find(ctx->zone, &ctx->key, ctx->hash,
+                                       &ctx->set, r->connection->log);
+
+    if (rc == NGX_ERROR) {
+        return ngx_http_asana_hook_unavailable(r, ctx);
+    }
+
+    if (rc == NGX_DECLINED) {
+        return ngx_http_asana_hook_reject(r, ctx, NGX_HTTP_ASANA_HOOK_UNKNOWN,
+                                          "no secret is held for its key");
+    }
+
+    ctx->rc = NGX_DONE;
+
+    rc = ngx_http_read_client_request_body(r,
+                                           ngx_http_asana_hook_body_handler);
+    if (rc >= NGX_HTTP_SPECIAL_RESPONSE) {
+        return rc;
+    }
+
+    ngx_http_finalize_request(r, NGX_DONE);
+
+    return NGX_DONE;
+}
+
+
+static void
+ngx_http_asana_hook_body_handler(ngx_http_request_t *r)
+{
+    ngx_http_asana_hook_ctx_t  *ctx;
+
+    ctx = ngx_http_get_module_ctx(r, ngx_http_asana_hook_module);
+
+    ctx->rc = ngx_http_asana_hook_verify(r, ctx);
+
+    ngx_http_asana_hook_set_wipe(&ctx->set);
+    ngx_http_asana_hook_count(ctx);
+
+    r->write_event_handler = ngx_http_core_run_phases;
+    ngx_http_core_run_phases(r);
+}
+
+
+static ngx_int_t
+ngx_http_asana_hook_verify(ngx_http_request_t *r,
+    ngx_http_asana_hook_ctx_t *ctx)
+{
+    u_char                          mac[NGX_HTTP_ASANA_HOOK_MAC_LEN];
+    ngx_int_t                       rc;
+    ngx_uint_t                      i, found;
+    ngx_http_asana_hook_secret_t   *s, **candidate;
+
+    /* a body that was discarded can prove nothing */
+
+    if (r->request_body == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    /* what was revoked while the body came counts no more */
+
+    if (ngx_http_asana_hook_zone_moved(ctx->zone, &ctx->set)) {
+
+        ngx_http_asana_hook_set_wipe(&ctx->set);
+
+        rc = ngx_http_asana_hook_zone_find(ctx->zone, &ctx->key, ctx->hash,
+                                           &ctx->set, r->connection->log);
+        if (rc == NGX_ERROR) {
+            return ngx_http_asana_hook_unavailable(r, ctx);
+        }
+
+        if (rc == NGX_DECLINED) {
+            return ngx_http_asana_hook_reject(r, ctx,
+                                              NGX_HTTP_ASANA_HOOK_UNKNOWN,
+                                              "no secret is held for its key");
+        }
+    }
+
+    candidate = ngx_http_asana_hook_candidates(r, ctx);
+    if (candidate == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    s = NULL;
+    found = 0;
+
+    for (i = 0; i < ctx->set.n && !found; i++) {
+
+        s = candidate[i];
+
+        if (ngx_http_asana_hook_hmac(ctx->zone->hmac, s, ctx->set.txnid,
+                                     r->request_body->bufs, r->pool, mac)
+            != NGX_OK)
+        {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+        found = (CRYPTO_memcmp(mac, ctx->signature,
+                               NGX_HTTP_ASANA_HOOK_MAC_LEN)
+                 == 0);
+    }
+
+    ngx_explicit_memzero(mac, NGX_HTTP_ASANA_HOOK_MAC_LEN);
+
+    if (!found) {
+        return ngx_http_asana_hook_reject(r, ctx, NGX_HTTP_ASANA_HOOK_INVALID,
+                                          "no secret of its key explains its "
+                                          "signature");
+    }
+
+    return ngx_http_asana_hook_verified(r, ctx, s);
+}
+
+
+/* the store cannot tell */
+
+static ngx_int_t
+ngx_http_asana_hook_unavailable(ngx_http_request_t *r,
+    ngx_http_asana_hook_ctx_t *ctx)
+{
+    ngx_http_asana_hook_loc_conf_t  *ahcf;
+
+    ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
+
+    ctx->status = NGX_HTTP_ASANA_HOOK_ERROR;
+    ctx->dry_run = ahcf->dry_run;
+    ctx->rc = ctx->dry_run ? NGX_DECLINED : NGX_HTTP_SERVICE_UNAVAILABLE;
+
+    return ctx->rc;
+}
+
+
+/* the most recently successful secret is the likeliest */
+
+static ngx_http_asana_hook_secret_t **
+ngx_http_asana_hook_candidates(ngx_http_request_t *r,
+    ngx_http_asana_hook_ctx_t *ctx)
+{
+    ngx_uint_t                      i;
+    ngx_http_asana_hook_secret_t   *s, **candidate;
+
+    candidate = ngx_palloc(r->pool,
+                           ctx->set.n * sizeof(ngx_http_asana_hook_secret_t *));
+    if (candidate == NULL) {
+        return NULL;
+    }
+
+    s = (ngx_http_asana_hook_secret_t *) ctx->set.start;
+
+    for (i = 0; i < ctx->set.n; i++) {
+        candidate[i] = s;
+        s = ngx_http_asana_hook_secret_next(s);
+    }
+
+    if (ctx->set.n > 1) {
+        ngx_qsort(candidate, (size_t) ctx->set.n,
+                  sizeof(ngx_http_asana_hook_secret_t *),
+                  ngx_http_asana_hook_cmp_candidates);
+    }
+
+    return candidate;
+}
+
+
+static int ngx_libc_cdecl
+ngx_http_asana_hook_cmp_candidates(const void *one, const void *two)
+{
+    time_t                         first, second;
+    ngx_http_asana_hook_secret_t  *s, *other;
+
+    s = *(ngx_http_asana_hook_secret_t **) one;
+    other = *(ngx_http_asana_hook_secret_t **) two;
+
+    if (s->pending != other->pending) {
+        return s->pending ? 1 : -1;
+    }
+
+    first = ngx_http_asana_hook_secret_seen(s);
+    second = ngx_http_asana_hook_secret_seen(other);
+
+    return (first < second) - (first > second);
+}
+
+
+static ngx_int_t
+ngx_http_asana_hook_verified(ngx_http_request_t *r,
+    ngx_http_asana_hook_ctx_t *ctx, ngx_http_asana_hook_secret_t *s)
+{
+    ngx_int_t                        rc;
+    ngx_http_asana_hook_loc_conf_t  *ahcf;
+
+    rc = ngx_http_asana_hook_heartbeat(r->request_body->bufs, r->pool);
+
+    if (rc == NGX_ERROR) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    ngx_http_asana_hook_identify(ctx, s->id);
+
+    if (s->pending) {
+        return ngx_http_asana_hook_pending(r, ctx, rc);
+    }
+
+    ctx->status = (rc == NGX_OK) ? NGX_HTTP_ASANA_HOOK_HEARTBEAT
+                                 : NGX_HTTP_ASANA_HOOK_VERIFIED;
+
+    ngx_http_asana_hook_zone_touch(ctx->zone, &ctx->key, ctx->hash, s,
+                                   r->connection->log);
+
+    ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
+
+    if (rc == NGX_OK
+        && ahcf->heartbeat == NGX_HTTP_ASANA_HOOK_HEARTBEAT_ANSWER)
+    {
+        r->content_handler = ngx_http_asana_hook_answer;
+        return NGX_OK;
+    }
+
+    return NGX_DECLINED;
+}
+
+
+/*
+ * Anybody may have sent the secret.  Asana's first heartbeat is to succeed
+ * all the same, and its events are to come again when it is confirmed.
+ */
+
+static ngx_int_t
+ngx_http_asana_hook_pending(ngx_http_request_t *r,
+    ngx_http_asana_hook_ctx_t *ctx, ngx_int_t heartbeat)
+{
+    ngx_str_t                        value;
+    ngx_http_asana_hook_loc_conf_t  *ahcf;
+
+    ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
+
+    ctx->status = NGX_HTTP_ASANA_HOOK_PENDING;
+
+    if (heartbeat != NGX_OK) {
+        ngx_log_error(ahcf->log_level, r->connection->log, 0,
+                      "asana_hook: request rejected by zone \"%V\": its secret "
+                      "is not confirmed yet; confirm it by \"asana_hook_api\"",
+                      &ctx->zone->name);
+    }
+
+    if (ahcf->dry_run) {
+        ctx->dry_run = 1;
+        return NGX_DECLINED;
+    }
+
+    if (heartbeat == NGX_OK) {
+        r->content_handler = ngx_http_asana_hook_answer;
+        return NGX_OK;
+    }
+
+    ngx_str_set(&value, NGX_HTTP_ASANA_HOOK_RETRY_AFTER);
+
+    if (ngx_http_asana_hook_add_header(r, "Retry-After", &value) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    return NGX_HTTP_SERVICE_UNAVAILABLE;
 }
 
 
@@ -318,60 +584,26 @@ ngx_http_asana_hook_reject(ngx_http_request_t *r,
 }
 
 
-/* nginx ends a request whose body does not arrive, for whatever reason */
-
-static ngx_http_asana_hook_status_e
-ngx_http_asana_hook_status(ngx_http_asana_hook_ctx_t *ctx)
-{
-    if (ctx->status == NGX_HTTP_ASANA_HOOK_ABORTED
-        && ctx->request->err_status >= NGX_HTTP_INTERNAL_SERVER_ERROR)
-    {
-        return NGX_HTTP_ASANA_HOOK_ERROR;
-    }
-
-    return ctx->status;
-}
-
-
-void
-ngx_http_asana_hook_word(ngx_http_asana_hook_ctx_t *ctx, ngx_str_t *word)
-{
-    *word = ngx_http_asana_hook_words[ngx_http_asana_hook_status(ctx)];
-
-    if (word->len && !ctx->dry_run) {
-        word->len -= sizeof(NGX_HTTP_ASANA_HOOK_DRY_RUN) - 1;
-    }
-}
-
-
 void
 ngx_http_asana_hook_count(ngx_http_asana_hook_ctx_t *ctx)
 {
-    ngx_http_asana_hook_status_e     status;
     ngx_http_asana_hook_counters_t  *counters;
 
-    /* a create call is counted when its answer has come */
-
-    if (ctx->counted && ctx->create == NULL) {
-        return;
-    }
-
-    status = ngx_http_asana_hook_status(ctx);
     counters = ctx->zone->counters;
 
     ctx->counted = 1;
 
     if (ctx->create) {
-        (void) ngx_atomic_fetch_add(&counters->creates[status], 1);
+        (void) ngx_atomic_fetch_add(&counters->creates[ctx->status], 1);
 
     } else if (ctx->dry_run) {
-        (void) ngx_atomic_fetch_add(&counters->dry_run[status], 1);
+        (void) ngx_atomic_fetch_add(&counters->dry_run[ctx->status], 1);
 
     } else if (ctx->handshake) {
-        (void) ngx_atomic_fetch_add(&counters->handshakes[status], 1);
+        (void) ngx_atomic_fetch_add(&counters->handshakes[ctx->status], 1);
 
     } else {
-        (void) ngx_atomic_fetch_add(&counters->deliveries[status], 1);
+        (void) ngx_atomic_fetch_add(&counters->deliveries[ctx->status], 1);
     }
 }
 
@@ -400,9 +632,6 @@ ngx_http_asana_hook_answer(ngx_http_request_t *r)
 
     r->headers_out.status = NGX_HTTP_OK;
     r->headers_out.content_length_n = 0;
-
-    /* "If-Match" must not make a 412 of a secret that is stored */
-    r->disable_not_modified = 1;
 
     rc = ngx_http_send_header(r);
 

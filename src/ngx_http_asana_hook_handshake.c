@@ -9,38 +9,15 @@
 #include <openssl/crypto.h>
 
 
-/* Asana waits no longer */
-#define NGX_HTTP_ASANA_HOOK_DEADLINE  10000
-
-/* of a worker; those whose clients have left count as well */
-#define NGX_HTTP_ASANA_HOOK_CHANGES   1024
-
-
 static ngx_int_t ngx_http_asana_hook_enroll_policy(ngx_http_request_t *r,
     ngx_http_asana_hook_policy_e *policy);
 static ngx_int_t ngx_http_asana_hook_enroll(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx, ngx_http_asana_hook_policy_e policy);
-static ngx_event_t *ngx_http_asana_hook_timer(ngx_http_request_t *r,
-    ngx_http_asana_hook_ctx_t *ctx);
-static void ngx_http_asana_hook_wait(ngx_http_request_t *r,
-    ngx_http_asana_hook_ctx_t *ctx);
 static void ngx_http_asana_hook_enroll_handler(ngx_http_asana_hook_op_t *op);
-static void ngx_http_asana_hook_deadline(ngx_event_t *ev);
-static void ngx_http_asana_hook_late(ngx_http_asana_hook_ctx_t *ctx,
-    const char *fmt, ngx_uint_t n);
-static void ngx_http_asana_hook_resume(ngx_http_asana_hook_ctx_t *ctx,
-    ngx_int_t rc);
 static ngx_uint_t ngx_http_asana_hook_active(ngx_http_asana_hook_ctx_t *ctx);
 static ngx_int_t ngx_http_asana_hook_enrolled(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx, ngx_http_asana_hook_policy_e policy,
     ngx_int_t rc);
-static void ngx_http_asana_hook_refused(ngx_http_request_t *r,
-    ngx_http_asana_hook_ctx_t *ctx, const char *reason);
-
-
-#define ngx_http_asana_hook_alnum(ch)                                         \
-    (((ch) >= '0' && (ch) <= '9') || (((ch) | 0x20) >= 'a'                    \
-                                      && ((ch) | 0x20) <= 'z'))
 
 
 static ngx_conf_enum_t  ngx_http_asana_hook_policies[] = {
@@ -51,10 +28,6 @@ static ngx_conf_enum_t  ngx_http_asana_hook_policies[] = {
     { ngx_string("off"), NGX_HTTP_ASANA_HOOK_OFF },
     { ngx_null_string, 0 }
 };
-
-
-/* changes of this worker that wait for a store */
-static ngx_uint_t  ngx_http_asana_hook_changes;
 
 
 ngx_int_t
@@ -85,7 +58,8 @@ ngx_http_asana_hook_handshake(ngx_http_request_t *r,
             return NGX_HTTP_INTERNAL_SERVER_ERROR;
         }
 
-        reason = (rc == NGX_OK) ? NULL : NGX_HTTP_ASANA_HOOK_BAD_KEY;
+        reason = (rc == NGX_OK) ? NULL
+                                : "its key is empty or longer than 480 bytes";
     }
 
     if (reason) {
@@ -212,7 +186,6 @@ ngx_http_asana_hook_enroll(ngx_http_request_t *r,
 {
     u_char                     id[NGX_HTTP_ASANA_HOOK_ID_LEN];
     ngx_int_t                  rc;
-    ngx_event_t               *timer;
     ngx_http_asana_hook_op_t  *op;
 
     /* the store decides; what is refused for sure need not go there */
@@ -226,18 +199,8 @@ ngx_http_asana_hook_enroll(ngx_http_request_t *r,
         return ngx_http_asana_hook_enrolled(r, ctx, policy, NGX_DECLINED);
     }
 
-    if (ngx_http_asana_hook_changes >= NGX_HTTP_ASANA_HOOK_CHANGES) {
-        ngx_http_asana_hook_late(ctx, "%ui changes wait for the store",
-                                 ngx_http_asana_hook_changes);
-
-        return ngx_http_asana_hook_enrolled(r, ctx, policy, NGX_BUSY);
-    }
-
-    timer = ngx_http_asana_hook_timer(r, ctx);
-
-    if (timer == NULL
-        || ngx_http_asana_hook_secret_id(ctx->secret.data, ctx->secret.len, id)
-           != NGX_OK)
+    if (ngx_http_asana_hook_secret_id(ctx->secret.data, ctx->secret.len, id)
+        != NGX_OK)
     {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
@@ -255,16 +218,14 @@ ngx_http_asana_hook_enroll(ngx_http_request_t *r,
     ngx_memcpy(op->id, id, NGX_HTTP_ASANA_HOOK_ID_LEN);
 
     op->handler = ngx_http_asana_hook_enroll_handler;
-    op->data = ctx;
+    op->data = r;
 
     if (ngx_http_asana_hook_store_post(ctx->zone->store, op) == NGX_AGAIN) {
         ngx_http_asana_hook_set_wipe(&ctx->set);
 
         ctx->op = op;
         ctx->policy = policy;
-        ctx->timer = timer;
-
-        ngx_http_asana_hook_wait(r, ctx);
+        ctx->rc = NGX_DONE;
 
         return NGX_DONE;
     }
@@ -280,76 +241,31 @@ ngx_http_asana_hook_enroll(ngx_http_request_t *r,
 }
 
 
-static ngx_event_t *
-ngx_http_asana_hook_timer(ngx_http_request_t *r,
-    ngx_http_asana_hook_ctx_t *ctx)
-{
-    ngx_event_t  *timer;
-
-    timer = ngx_pcalloc(r->pool, sizeof(ngx_event_t));
-    if (timer == NULL) {
-        return NULL;
-    }
-
-    timer->data = ctx;
-    timer->handler = ngx_http_asana_hook_deadline;
-    timer->log = r->connection->log;
-
-    /* a client that leaves is to be noticed */
-
-    if (ngx_handle_read_event(r->connection->read, 0) != NGX_OK) {
-        return NULL;
-    }
-
-    return timer;
-}
-
-
-static void
-ngx_http_asana_hook_wait(ngx_http_request_t *r, ngx_http_asana_hook_ctx_t *ctx)
-{
-    ngx_event_t  *rev;
-
-    ngx_http_asana_hook_changes++;
-
-    /* for as long as the outcome is not known, it is the client's to wait */
-
-    ctx->status = NGX_HTTP_ASANA_HOOK_ABORTED;
-    ctx->rc = NGX_DONE;
-
-    ngx_add_timer(ctx->timer, NGX_HTTP_ASANA_HOOK_DEADLINE);
-
-    r->read_event_handler = ngx_http_test_reading;
-
-    rev = r->connection->read;
-
-    /* it may have sent its request and left with the same packet */
-
-    if (rev->pending_eof) {
-        ngx_post_event(rev, &ngx_posted_events);
-    }
-}
-
-
 static void
 ngx_http_asana_hook_enroll_handler(ngx_http_asana_hook_op_t *op)
 {
     ngx_int_t                   rc;
+    ngx_connection_t           *c;
+    ngx_http_request_t         *r;
     ngx_http_asana_hook_ctx_t  *ctx;
 
-    ngx_http_asana_hook_changes--;
+    r = op->data;
 
-    ctx = op->data;
-    rc = op->rc;
+    if (r == NULL) {
 
-    if (ctx == NULL) {
-
-        /* nobody waits any more; the secret is stored all the same */
+        /* the client has gone; its secret is stored all the same */
 
         ngx_http_asana_hook_op_free(op);
         return;
     }
 
+    c = r->connection;
+
+    ngx_http_set_log_request(c->log, r);
+
+    ctx = ngx_http_get_module_ctx(r, ngx_http_asana_hook_module);
+
+    rc = op->rc;
     ctx->op = NULL;
 
     if (rc == NGX_OK) {
@@ -358,77 +274,9 @@ ngx_http_asana_hook_enroll_handler(ngx_http_asana_hook_op_t *op)
 
     ngx_http_asana_hook_op_free(op);
 
-    ngx_http_asana_hook_resume(ctx, rc);
-}
-
-
-static void
-ngx_http_asana_hook_deadline(ngx_event_t *ev)
-{
-    ngx_http_asana_hook_ctx_t *ctx = ev->data;
-
-    ctx->op->data = NULL;
-    ctx->op = NULL;
-
-    ngx_http_asana_hook_late(ctx, "a handshake waited %ui s for the store",
-                             (ngx_uint_t) NGX_HTTP_ASANA_HOOK_DEADLINE / 1000);
-
-    ngx_http_asana_hook_resume(ctx, NGX_ERROR);
-}
-
-
-/* the cause is the same for all of them: one line a second */
-
-static void
-ngx_http_asana_hook_late(ngx_http_asana_hook_ctx_t *ctx, const char *fmt,
-    ngx_uint_t n)
-{
-    u_char         *last;
-    u_char          text[NGX_MAX_ERROR_STR / 8];
-    static time_t   logged;
-
-    if (logged == ngx_time()) {
-        return;
-    }
-
-    logged = ngx_time();
-
-    last = ngx_snprintf(text, sizeof(text), fmt, n);
-
-    ngx_log_error(NGX_LOG_CRIT, ctx->request->connection->log, 0,
-                  "asana_hook: %*s of the zone \"%V\", answered 503; see what "
-                  "makes the disk under \"%V\" slow",
-                  (size_t) (last - text), text, &ctx->zone->name,
-                  &ctx->zone->state->name);
-}
-
-
-static void
-ngx_http_asana_hook_resume(ngx_http_asana_hook_ctx_t *ctx, ngx_int_t rc)
-{
-    ngx_connection_t    *c;
-    ngx_http_request_t  *r;
-
-    r = ctx->request;
-    c = r->connection;
-
-    if (ctx->timer->timer_set) {
-        ngx_del_timer(ctx->timer);
-    }
-
-    if (ngx_http_get_module_ctx(r, ngx_http_asana_hook_module) != ctx) {
-
-        /* "post_action": its client left, and it is elsewhere now */
-
-        return;
-    }
-
-    ngx_http_set_log_request(c->log, r);
-
     (void) ngx_http_asana_hook_enrolled(r, ctx, ctx->policy, rc);
     ngx_http_asana_hook_count(ctx);
 
-    r->read_event_handler = ngx_http_block_reading;
     r->write_event_handler = ngx_http_core_run_phases;
     ngx_http_core_run_phases(r);
 
@@ -487,7 +335,7 @@ ngx_http_asana_hook_enrolled(ngx_http_request_t *r,
     case NGX_DECLINED:
         break;
 
-    default: /* NGX_BUSY, NGX_ERROR: logged already */
+    default: /* NGX_BUSY, NGX_ERROR: the store has logged it */
         ctx->status = NGX_HTTP_ASANA_HOOK_ERROR;
         ctx->rc = NGX_HTTP_SERVICE_UNAVAILABLE;
         return NGX_HTTP_SERVICE_UNAVAILABLE;
@@ -520,49 +368,14 @@ ngx_http_asana_hook_enrolled(ngx_http_request_t *r,
                  "while webhooks are created";
     }
 
-    ngx_http_asana_hook_refused(r, ctx, reason);
-
     ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
+
+    ngx_log_error(ahcf->log_level, r->connection->log, 0,
+                  "asana_hook: handshake refused by zone \"%V\": %s",
+                  &ctx->zone->name, reason);
 
     ctx->status = NGX_HTTP_ASANA_HOOK_REFUSED;
     ctx->rc = (ngx_int_t) ahcf->status;
 
     return ctx->rc;
-}
-
-
-/* the line names the key in a way that can be given to the command */
-
-static void
-ngx_http_asana_hook_refused(ngx_http_request_t *r,
-    ngx_http_asana_hook_ctx_t *ctx, const char *reason)
-{
-    u_char                           ref[3 * NGX_HTTP_ASANA_HOOK_MAX_KEY + 4];
-    u_char                          *p;
-    size_t                           i;
-    ngx_str_t                        name;
-    ngx_http_asana_hook_loc_conf_t  *ahcf;
-
-    ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
-
-    name = ctx->key;
-
-    for (i = 0; i < name.len; i++) {
-
-        if (!ngx_http_asana_hook_alnum(name.data[i])
-            && ngx_strchr("/._-~:", name.data[i]) == NULL)
-        {
-            p = ngx_cpymem(ref, "ref:", 4);
-            p = (u_char *) ngx_escape_uri(p, ctx->key.data, ctx->key.len,
-                                          NGX_ESCAPE_URI_COMPONENT);
-            name.data = ref;
-            name.len = p - ref;
-            break;
-        }
-    }
-
-    ngx_log_error(ahcf->log_level, r->connection->log, 0,
-                  "asana_hook: handshake refused by zone \"%V\" for the key "
-                  "\"%V\": %s; \"asana-hook revoke %V\" revokes what is held",
-                  &ctx->zone->name, &name, reason, &name);
 }

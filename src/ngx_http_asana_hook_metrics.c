@@ -9,9 +9,9 @@
 
 static void ngx_http_asana_hook_metrics_head(ngx_http_asana_hook_out_t *out,
     const char *name, const char *type, const char *help);
-static void ngx_http_asana_hook_metrics_row(ngx_http_asana_hook_out_t *out,
-    ngx_str_t *zone, const char *name,
-    ngx_http_asana_hook_counters_t *counters, ngx_http_asana_hook_row_e n);
+static void ngx_http_asana_hook_metrics_words(ngx_http_asana_hook_out_t *out,
+    ngx_str_t *zone, const char *name, ngx_atomic_t *counters,
+    ngx_uint_t first, ngx_uint_t last, ngx_uint_t dry_run);
 static void ngx_http_asana_hook_metrics_zone(ngx_http_asana_hook_out_t *out,
     ngx_http_asana_hook_zone_t *zone, ngx_str_t *name);
 static void ngx_http_asana_hook_metrics_store(ngx_http_asana_hook_out_t *out,
@@ -48,22 +48,42 @@ ngx_http_asana_hook_metrics(ngx_http_asana_hook_out_t *out,
 
     ngx_http_asana_hook_metrics_head(out, "handshakes_total", "counter",
                                      "Handshakes by their outcome.");
-    ngx_http_asana_hook_metrics_row(out, &name, "handshakes_total", counters,
-                                    NGX_HTTP_ASANA_HOOK_HANDSHAKES);
+    ngx_http_asana_hook_metrics_words(out, &name, "handshakes_total",
+                                      counters->handshakes,
+                                      NGX_HTTP_ASANA_HOOK_HANDSHAKE,
+                                      NGX_HTTP_ASANA_HOOK_REFUSED, 0);
+    ngx_http_asana_hook_metrics_words(out, &name, "handshakes_total",
+                                      counters->handshakes,
+                                      NGX_HTTP_ASANA_HOOK_MALFORMED,
+                                      NGX_HTTP_ASANA_HOOK_ERROR, 0);
 
     ngx_http_asana_hook_metrics_head(out, "deliveries_total", "counter",
                                      "Deliveries by their outcome.");
-    ngx_http_asana_hook_metrics_row(out, &name, "deliveries_total", counters,
-                                    NGX_HTTP_ASANA_HOOK_DELIVERIES);
-    ngx_http_asana_hook_metrics_row(out, &name, "deliveries_total", counters,
-                                    NGX_HTTP_ASANA_HOOK_DRY_RUNS);
+    ngx_http_asana_hook_metrics_words(out, &name, "deliveries_total",
+                                      counters->deliveries,
+                                      NGX_HTTP_ASANA_HOOK_VERIFIED,
+                                      NGX_HTTP_ASANA_HOOK_ERROR, 0);
+    ngx_http_asana_hook_metrics_words(out, &name, "deliveries_total",
+                                      counters->dry_run,
+                                      NGX_HTTP_ASANA_HOOK_PENDING,
+                                      NGX_HTTP_ASANA_HOOK_ERROR, 1);
 
     if (zone->gateway) {
         ngx_http_asana_hook_metrics_head(out, "creates_total", "counter",
                                          "Create calls that Asana answered "
                                          "with 201, by their outcome.");
-        ngx_http_asana_hook_metrics_row(out, &name, "creates_total", counters,
-                                        NGX_HTTP_ASANA_HOOK_CREATED);
+        ngx_http_asana_hook_metrics_words(out, &name, "creates_total",
+                                          counters->creates,
+                                          NGX_HTTP_ASANA_HOOK_REGISTERED,
+                                          NGX_HTTP_ASANA_HOOK_REGISTERED, 0);
+        ngx_http_asana_hook_metrics_words(out, &name, "creates_total",
+                                          counters->creates,
+                                          NGX_HTTP_ASANA_HOOK_UNKNOWN,
+                                          NGX_HTTP_ASANA_HOOK_UNKNOWN, 0);
+        ngx_http_asana_hook_metrics_words(out, &name, "creates_total",
+                                          counters->creates,
+                                          NGX_HTTP_ASANA_HOOK_MALFORMED,
+                                          NGX_HTTP_ASANA_HOOK_ERROR, 0);
     }
 
     ngx_http_asana_hook_metrics_zone(out, zone, &name);
@@ -84,26 +104,17 @@ ngx_http_asana_hook_metrics_head(ngx_http_asana_hook_out_t *out,
 
 
 static void
-ngx_http_asana_hook_metrics_row(ngx_http_asana_hook_out_t *out,
-    ngx_str_t *zone, const char *name,
-    ngx_http_asana_hook_counters_t *counters, ngx_http_asana_hook_row_e n)
+ngx_http_asana_hook_metrics_words(ngx_http_asana_hook_out_t *out,
+    ngx_str_t *zone, const char *name, ngx_atomic_t *counters,
+    ngx_uint_t first, ngx_uint_t last, ngx_uint_t dry_run)
 {
-    ngx_uint_t                  i;
-    ngx_http_asana_hook_row_t  *row;
+    ngx_uint_t  i;
 
-    row = &ngx_http_asana_hook_rows[n];
-
-    for (i = 0; i < NGX_HTTP_ASANA_HOOK_WORDS; i++) {
-
-        if (!(row->words & 1 << i)) {
-            continue;
-        }
-
+    for (i = first; i <= last; i++) {
         ngx_http_asana_hook_out(out, "asana_hook_%s{zone=\"%V\",result=\"",
                                 name, zone);
-        ngx_http_asana_hook_out_word(out, i, row->dry_run);
-        ngx_http_asana_hook_out(out, "\"} %uA\n",
-                                ngx_http_asana_hook_row(counters, row)[i]);
+        ngx_http_asana_hook_out_word(out, i, dry_run);
+        ngx_http_asana_hook_out(out, "\"} %uA\n", counters[i]);
     }
 }
 

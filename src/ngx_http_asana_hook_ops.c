@@ -76,8 +76,6 @@ ngx_http_asana_hook_op_apply(ngx_http_asana_hook_records_t *recs,
     MDB_cursor  *cursor;
     ngx_uint_t   drops, first;
 
-    ngx_http_asana_hook_survey_t  sv;
-
     first = (recs->taken == 0);
 
     full = ngx_http_asana_hook_op_full(recs, &drops);
@@ -107,28 +105,15 @@ ngx_http_asana_hook_op_apply(ngx_http_asana_hook_records_t *recs,
         err = ngx_http_asana_hook_op_remove(recs, cursor, &key, op);
         break;
 
-    case NGX_HTTP_ASANA_HOOK_ACTIVATE:
-        err = ngx_http_asana_hook_op_activate(recs, cursor, op);
-        break;
-
-    default: /* what may add a secret */
-
-        if (full && op->type == NGX_HTTP_ASANA_HOOK_PUT) {
-
-            /* what confirms one finds room in the reserve */
-
-            err = ngx_http_asana_hook_op_survey(cursor, &key, op, &sv);
-            if (err) {
-                break;
-            }
-
-            full = !sv.is_held;
-        }
+    default: /* what adds a secret */
 
         if (full) {
             op->rc = NGX_OK;
             err = ngx_http_asana_hook_op_make_room(recs, cursor, op, drops,
                                                    dropped);
+
+        } else if (op->type == NGX_HTTP_ASANA_HOOK_ACTIVATE) {
+            err = ngx_http_asana_hook_op_activate(recs, cursor, op);
 
         } else if (op->type == NGX_HTTP_ASANA_HOOK_PUT) {
             err = ngx_http_asana_hook_op_put(recs, cursor, &key, op);
@@ -154,20 +139,9 @@ ngx_http_asana_hook_op_enroll(ngx_http_asana_hook_records_t *recs,
 
     n = 0;
 
-    err = ngx_http_asana_hook_op_correct(recs, cursor, recs->waiting, op->now);
-
-    if (err == 0) {
-        err = ngx_http_asana_hook_op_correct(recs, cursor, recs->unproven,
-                                             op->now);
-    }
-
-    if (err == 0) {
-        err = ngx_http_asana_hook_op_drop_oldest(recs, cursor, recs->waiting,
-                                                 op->now - op->pending,
-                                                 NGX_HTTP_ASANA_HOOK_EXPIRED,
-                                                 &n);
-    }
-
+    err = ngx_http_asana_hook_op_drop_oldest(recs, cursor, recs->waiting,
+                                             op->now - op->pending,
+                                             NGX_HTTP_ASANA_HOOK_EXPIRED, &n);
     if (err) {
         return err;
     }
@@ -267,8 +241,8 @@ ngx_http_asana_hook_op_drop_pending(ngx_http_asana_hook_records_t *recs,
         return err;
     }
 
-    err = ngx_http_asana_hook_record_by_age(recs, recs->waiting, 0, &k, buf,
-                                            id, &created);
+    err = ngx_http_asana_hook_record_oldest(recs, recs->waiting, &k, buf, id,
+                                            &created);
 
     return err ? err : ngx_http_asana_hook_op_drop(recs, cursor, &k, id);
 }
@@ -364,13 +338,8 @@ ngx_http_asana_hook_op_activate(ngx_http_asana_hook_records_t *recs,
             break;
         }
 
-        if (op->rc != NGX_OK) {
-            rc = NGX_ABORT;
-            op->key_len = key.mv_size;
-            ngx_memcpy(op->key, key.mv_data, key.mv_size);
-
-        } else if (rc == NGX_DECLINED) {
-            rc = NGX_OK;
+        if (rc != NGX_OK) {
+            rc = (op->rc == NGX_OK) ? NGX_OK : NGX_ERROR;
         }
     }
 
@@ -397,19 +366,12 @@ ngx_http_asana_hook_op_touch(ngx_http_asana_hook_records_t *recs,
 {
     int                           err;
     u_char                        secret[NGX_HTTP_ASANA_HOOK_MAX_SECRET];
-    ngx_uint_t                    later;
     ngx_http_asana_hook_record_t  rec;
 
     err = ngx_http_asana_hook_record_get(cursor, key, op->id, &rec);
 
-    later = (err == 0
-             && ngx_max(rec.created, rec.verified)
-                > op->now + NGX_HTTP_ASANA_HOOK_SKEW);
-
     if (err == MDB_NOTFOUND
-        || (err == 0
-            && (rec.pending
-                || (!later && (op->correct || rec.verified >= op->now)))))
+        || (err == 0 && (rec.pending || rec.verified >= op->now)))
     {
         op->rc = NGX_DECLINED;
         return 0;
@@ -426,8 +388,7 @@ ngx_http_asana_hook_op_touch(ngx_http_asana_hook_records_t *recs,
     err = ngx_http_asana_hook_record_del(recs, cursor, key, &rec);
 
     if (err == 0) {
-        rec.created = ngx_min(rec.created, op->now);
-        rec.verified = op->correct ? ngx_min(rec.verified, op->now) : op->now;
+        rec.verified = op->now;
         rec.secret = secret;
         rec.id = op->id;
 

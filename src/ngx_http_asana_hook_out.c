@@ -11,83 +11,54 @@
 #define NGX_HTTP_ASANA_HOOK_TEXT  1024
 
 
-static void ngx_http_asana_hook_out_row(ngx_http_asana_hook_out_t *out,
-    ngx_http_asana_hook_counters_t *counters, ngx_http_asana_hook_row_e n);
 static void ngx_http_asana_hook_out_time(ngx_http_asana_hook_out_t *out,
     const char *name, time_t t);
-static ngx_uint_t ngx_http_asana_hook_out_unsafe(uint32_t ch);
 static size_t ngx_http_asana_hook_out_utf8(u_char *p, u_char *last);
 static ngx_buf_t *ngx_http_asana_hook_out_buf(ngx_http_asana_hook_out_t *out,
     size_t size);
-
-
-#define ngx_http_asana_hook_bit(word)                                         \
-    (1 << NGX_HTTP_ASANA_HOOK_ ## word)
-
-#define ngx_http_asana_hook_bits(first, last)                                 \
-    ((ngx_http_asana_hook_bit(last) << 1) - ngx_http_asana_hook_bit(first))
-
-
-ngx_http_asana_hook_row_t  ngx_http_asana_hook_rows[] = {
-
-    { offsetof(ngx_http_asana_hook_counters_t, handshakes),
-      ngx_http_asana_hook_bits(HANDSHAKE, REFUSED)
-      |ngx_http_asana_hook_bits(MALFORMED, ERROR), 0 },
-
-    { offsetof(ngx_http_asana_hook_counters_t, deliveries),
-      ngx_http_asana_hook_bits(VERIFIED, ERROR), 0 },
-
-    { offsetof(ngx_http_asana_hook_counters_t, dry_run),
-      ngx_http_asana_hook_bits(PENDING, ERROR), 1 },
-
-    { offsetof(ngx_http_asana_hook_counters_t, creates),
-      ngx_http_asana_hook_bit(REGISTERED)
-      |ngx_http_asana_hook_bit(UNKNOWN)
-      |ngx_http_asana_hook_bit(REFUSED)
-      |ngx_http_asana_hook_bit(MALFORMED)
-      |ngx_http_asana_hook_bit(ERROR), 0 }
-};
 
 
 void
 ngx_http_asana_hook_out_counters(ngx_http_asana_hook_out_t *out,
     ngx_http_asana_hook_counters_t *counters)
 {
+    ngx_uint_t  i;
+
     ngx_http_asana_hook_out(out, "\"handshakes\":{");
-    ngx_http_asana_hook_out_row(out, counters, NGX_HTTP_ASANA_HOOK_HANDSHAKES);
 
-    ngx_http_asana_hook_out(out, "},\"deliveries\":{");
-    ngx_http_asana_hook_out_row(out, counters, NGX_HTTP_ASANA_HOOK_DELIVERIES);
-    ngx_http_asana_hook_out(out, ",");
-    ngx_http_asana_hook_out_row(out, counters, NGX_HTTP_ASANA_HOOK_DRY_RUNS);
-
-    ngx_http_asana_hook_out(out, "}");
-}
-
-
-static void
-ngx_http_asana_hook_out_row(ngx_http_asana_hook_out_t *out,
-    ngx_http_asana_hook_counters_t *counters, ngx_http_asana_hook_row_e n)
-{
-    ngx_uint_t                  i;
-    const char                 *comma;
-    ngx_http_asana_hook_row_t  *row;
-
-    row = &ngx_http_asana_hook_rows[n];
-    comma = "";
-
-    for (i = 0; i < NGX_HTTP_ASANA_HOOK_WORDS; i++) {
-
-        if (!(row->words & 1 << i)) {
+    for (i = NGX_HTTP_ASANA_HOOK_HANDSHAKE; i < NGX_HTTP_ASANA_HOOK_BYPASS;
+         i++)
+    {
+        if (i > NGX_HTTP_ASANA_HOOK_REFUSED
+            && i < NGX_HTTP_ASANA_HOOK_MALFORMED)
+        {
             continue;
         }
 
-        ngx_http_asana_hook_out(out, "%s\"", comma);
-        ngx_http_asana_hook_out_word(out, i, row->dry_run);
-        ngx_http_asana_hook_out(out, "\":%uA",
-                                ngx_http_asana_hook_row(counters, row)[i]);
-        comma = ",";
+        ngx_http_asana_hook_out(out, "\"");
+        ngx_http_asana_hook_out_word(out, i, 0);
+        ngx_http_asana_hook_out(out, "\":%uA%s", counters->handshakes[i],
+                                i == NGX_HTTP_ASANA_HOOK_ERROR ? "" : ",");
     }
+
+    ngx_http_asana_hook_out(out, "},\"deliveries\":{");
+
+    for (i = NGX_HTTP_ASANA_HOOK_VERIFIED; i < NGX_HTTP_ASANA_HOOK_BYPASS; i++)
+    {
+        ngx_http_asana_hook_out(out, "\"");
+        ngx_http_asana_hook_out_word(out, i, 0);
+        ngx_http_asana_hook_out(out, "\":%uA,", counters->deliveries[i]);
+    }
+
+    for (i = NGX_HTTP_ASANA_HOOK_PENDING; i < NGX_HTTP_ASANA_HOOK_BYPASS; i++)
+    {
+        ngx_http_asana_hook_out(out, "\"");
+        ngx_http_asana_hook_out_word(out, i, 1);
+        ngx_http_asana_hook_out(out, "\":%uA%s", counters->dry_run[i],
+                                i == NGX_HTTP_ASANA_HOOK_ERROR ? "" : ",");
+    }
+
+    ngx_http_asana_hook_out(out, "}");
 }
 
 
@@ -153,17 +124,13 @@ ngx_http_asana_hook_out_time(ngx_http_asana_hook_out_t *out, const char *name,
 }
 
 
-/*
- * The content of a JSON string; what is not UTF-8 becomes U+FFFD, what could
- * lead astray a terminal or a reader is escaped.
- */
+/* the content of a JSON string; what is not UTF-8 becomes U+FFFD */
 
 void
 ngx_http_asana_hook_out_json(ngx_http_asana_hook_out_t *out, ngx_str_t *text)
 {
-    u_char    *p, *last;
-    size_t     n;
-    uint32_t   ch;
+    u_char  *p, *last;
+    size_t   n;
 
     last = text->data + text->len;
 
@@ -174,17 +141,9 @@ ngx_http_asana_hook_out_json(ngx_http_asana_hook_out_t *out, ngx_str_t *text)
         if (n == 0) {
             n = 1;
             ngx_http_asana_hook_out(out, "\\ufffd");
-            continue;
-        }
 
-        ch = (n == 1) ? p[0]
-             : (n == 2) ? (p[0] & 0x1fu) << 6 | (p[1] & 0x3f)
-             : (n == 3) ? (p[0] & 0x0fu) << 12 | (p[1] & 0x3fu) << 6
-                          | (p[2] & 0x3f)
-             : 0x10000;
-
-        if (ngx_http_asana_hook_out_unsafe(ch)) {
-            ngx_http_asana_hook_out(out, "\\u%04xD", ch);
+        } else if (*p < ' ' || *p == 0x7f) {
+            ngx_http_asana_hook_out(out, "\\u%04xd", (int) *p);
 
         } else if (*p == '"' || *p == '\\') {
             ngx_http_asana_hook_out(out, "\\%c", *p);
@@ -193,20 +152,6 @@ ngx_http_asana_hook_out_json(ngx_http_asana_hook_out_t *out, ngx_str_t *text)
             ngx_http_asana_hook_out(out, "%*s", n, p);
         }
     }
-}
-
-
-/* control characters of ASCII and C1, lines, and what turns text around */
-
-static ngx_uint_t
-ngx_http_asana_hook_out_unsafe(uint32_t ch)
-{
-    return ch < 0x20
-           || (ch >= 0x7f && ch <= 0x9f)
-           || ch == 0x061c
-           || ch == 0x200e || ch == 0x200f
-           || (ch >= 0x2028 && ch <= 0x202e)
-           || (ch >= 0x2066 && ch <= 0x2069);
 }
 
 

@@ -51,8 +51,6 @@
 static int ngx_http_asana_hook_record_index(
     ngx_http_asana_hook_records_t *recs, MDB_val *key,
     ngx_http_asana_hook_record_t *rec, ngx_uint_t add);
-static int ngx_http_asana_hook_record_unlist(
-    ngx_http_asana_hook_records_t *recs, MDB_dbi dbi, MDB_val *key);
 static size_t ngx_http_asana_hook_record_encode(u_char *buf,
     ngx_http_asana_hook_record_t *rec);
 static u_char *ngx_http_asana_hook_put64(u_char *p, uint64_t n);
@@ -282,8 +280,7 @@ ngx_http_asana_hook_record_parse(MDB_val *val,
 
     p = val->mv_data;
 
-    if (val->mv_size < NGX_HTTP_ASANA_HOOK_RECORD
-                       + NGX_HTTP_ASANA_HOOK_MIN_SECRET
+    if (val->mv_size <= NGX_HTTP_ASANA_HOOK_RECORD
         || val->mv_size != (size_t) NGX_HTTP_ASANA_HOOK_RECORD + p[25]
         || p[24] > 1)
     {
@@ -371,9 +368,8 @@ ngx_http_asana_hook_record_del(ngx_http_asana_hook_records_t *recs,
 
 
 int
-ngx_http_asana_hook_record_by_age(ngx_http_asana_hook_records_t *recs,
-    MDB_dbi dbi, ngx_uint_t latest, MDB_val *key, u_char *buf, u_char *id,
-    time_t *created)
+ngx_http_asana_hook_record_oldest(ngx_http_asana_hook_records_t *recs,
+    MDB_dbi dbi, MDB_val *key, u_char *buf, u_char *id, time_t *created)
 {
     int          err;
     u_char      *p;
@@ -385,7 +381,7 @@ ngx_http_asana_hook_record_by_age(ngx_http_asana_hook_records_t *recs,
         return err;
     }
 
-    err = mdb_cursor_get(cursor, &k, &val, latest ? MDB_LAST : MDB_FIRST);
+    err = mdb_cursor_get(cursor, &k, &val, MDB_FIRST);
 
     if (err == 0
         && (k.mv_size <= NGX_HTTP_ASANA_HOOK_BY_AGE
@@ -439,13 +435,6 @@ ngx_http_asana_hook_records_waiting(ngx_http_asana_hook_records_t *recs,
         err = mdb_cursor_get(cursor, &k, &val, MDB_NEXT);
     }
 
-    while (err == 0
-           && k.mv_size > NGX_HTTP_ASANA_HOOK_ID_LEN
-                          + NGX_HTTP_ASANA_HOOK_MAX_KEY)
-    {
-        err = mdb_cursor_get(cursor, &k, &val, MDB_NEXT);
-    }
-
     if (err == 0
         && (k.mv_size <= NGX_HTTP_ASANA_HOOK_ID_LEN
             || ngx_memcmp(k.mv_data, id, NGX_HTTP_ASANA_HOOK_ID_LEN) != 0))
@@ -454,7 +443,8 @@ ngx_http_asana_hook_records_waiting(ngx_http_asana_hook_records_t *recs,
     }
 
     if (err == 0) {
-        key->mv_size = k.mv_size - NGX_HTTP_ASANA_HOOK_ID_LEN;
+        key->mv_size = ngx_min(k.mv_size - NGX_HTTP_ASANA_HOOK_ID_LEN,
+                               NGX_HTTP_ASANA_HOOK_MAX_KEY);
         ngx_memcpy(key->mv_data,
                    (u_char *) k.mv_data + NGX_HTTP_ASANA_HOOK_ID_LEN,
                    key->mv_size);
@@ -537,7 +527,7 @@ ngx_http_asana_hook_record_index(ngx_http_asana_hook_records_t *recs,
     dbi = rec->pending ? recs->waiting : recs->unproven;
 
     err = add ? mdb_put(recs->txn, dbi, &k, &val, 0)
-              : ngx_http_asana_hook_record_unlist(recs, dbi, &k);
+              : mdb_del(recs->txn, dbi, &k, NULL);
 
     if (err || !rec->pending) {
         return err;
@@ -552,36 +542,7 @@ ngx_http_asana_hook_record_index(ngx_http_asana_hook_records_t *recs,
     val.mv_data = created;
 
     return add ? mdb_put(recs->txn, recs->pending, &k, &val, 0)
-               : ngx_http_asana_hook_record_unlist(recs, recs->pending, &k);
-}
-
-
-/* secrets that were loaded by a tool may be in no index */
-
-static int
-ngx_http_asana_hook_record_unlist(ngx_http_asana_hook_records_t *recs,
-    MDB_dbi dbi, MDB_val *key)
-{
-    int  err;
-
-    err = mdb_del(recs->txn, dbi, key, NULL);
-
-    return (err == MDB_NOTFOUND) ? 0 : err;
-}
-
-
-int
-ngx_http_asana_hook_record_stale(ngx_http_asana_hook_records_t *recs,
-    MDB_val *key, u_char *id, time_t created, ngx_uint_t pending)
-{
-    ngx_http_asana_hook_record_t  rec;
-
-    rec.created = created;
-    rec.verified = 0;
-    rec.id = id;
-    rec.pending = pending;
-
-    return ngx_http_asana_hook_record_index(recs, key, &rec, 0);
+               : mdb_del(recs->txn, recs->pending, &k, NULL);
 }
 
 

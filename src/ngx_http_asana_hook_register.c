@@ -21,17 +21,10 @@
 #define NGX_HTTP_ASANA_HOOK_BUFFERED  0x08
 
 
-/*
- * All that its completion needs: another location may have the request by
- * then ("post_action"), with other modules' contexts cleared.
- */
-
 typedef struct {
     ngx_http_request_t            *r;
-    ngx_http_asana_hook_ctx_t     *ctx;
     ngx_http_asana_hook_zone_t    *zone;
     ngx_http_asana_hook_op_t      *op;       /* under way */
-    ngx_uint_t                     log_level;
 
     u_char                        *start;    /* the answer so far */
     size_t                         len;
@@ -57,12 +50,12 @@ static ngx_int_t ngx_http_asana_hook_register_append(ngx_http_request_t *r,
 static ngx_int_t ngx_http_asana_hook_register_activate(ngx_http_request_t *r,
     ngx_http_asana_hook_create_t *create);
 static void ngx_http_asana_hook_register_handler(ngx_http_asana_hook_op_t *op);
-static void ngx_http_asana_hook_register_outcome(
+static void ngx_http_asana_hook_register_outcome(ngx_http_request_t *r,
     ngx_http_asana_hook_create_t *create, ngx_http_asana_hook_op_t *op);
-static void ngx_http_asana_hook_register_malformed(
-    ngx_http_asana_hook_create_t *create, const char *reason);
-static void ngx_http_asana_hook_register_word(
-    ngx_http_asana_hook_create_t *create, ngx_http_asana_hook_status_e status);
+static void ngx_http_asana_hook_register_malformed(ngx_http_request_t *r,
+    const char *reason);
+static void ngx_http_asana_hook_register_word(ngx_http_request_t *r,
+    ngx_http_asana_hook_status_e status);
 static ngx_int_t ngx_http_asana_hook_register_release(ngx_http_request_t *r,
     ngx_http_asana_hook_create_t *create, ngx_chain_t *in);
 
@@ -78,34 +71,19 @@ ngx_int_t
 ngx_http_asana_hook_register(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx)
 {
-    ngx_pool_cleanup_t              *cln;
-    ngx_http_asana_hook_create_t    *create;
-    ngx_http_asana_hook_loc_conf_t  *ahcf;
-
-    ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
-
-    if (ngx_http_asana_hook_foreign(r)) {
-        ngx_log_error(ahcf->log_level, r->connection->log, 0,
-                      "asana_hook: call refused by zone \"%V\": a browser "
-                      "sends it from another site", &ctx->zone->name);
-
-        ctx->status = NGX_HTTP_ASANA_HOOK_REFUSED;
-
-        return NGX_HTTP_FORBIDDEN;
-    }
+    ngx_pool_cleanup_t            *cln;
+    ngx_http_asana_hook_create_t  *create;
 
     cln = ngx_pool_cleanup_add(r->pool, sizeof(ngx_http_asana_hook_create_t));
     if (cln == NULL) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        return NGX_ERROR;
     }
 
     create = cln->data;
     ngx_memzero(create, sizeof(ngx_http_asana_hook_create_t));
 
     create->r = r;
-    create->ctx = ctx;
     create->zone = ctx->zone;
-    create->log_level = ahcf->log_level;
 
     cln->handler = ngx_http_asana_hook_register_cleanup;
 
@@ -114,7 +92,7 @@ ngx_http_asana_hook_register(ngx_http_request_t *r,
     create->counted = 1;
     ngx_http_asana_hook_zone_create_begin(ctx->zone);
 
-    return NGX_DECLINED;
+    return NGX_OK;
 }
 
 
@@ -189,7 +167,7 @@ ngx_http_asana_hook_register_header_filter(ngx_http_request_t *r)
     if (r->headers_out.content_encoding
         && r->headers_out.content_encoding->value.len)
     {
-        ngx_http_asana_hook_register_malformed(create,
+        ngx_http_asana_hook_register_malformed(r,
                                      "it is encoded; set "
                                      "\"proxy_set_header Accept-Encoding\" "
                                      "to \"\"");
@@ -198,8 +176,7 @@ ngx_http_asana_hook_register_header_filter(ngx_http_request_t *r)
     }
 
     if (r->headers_out.content_length_n > NGX_HTTP_ASANA_HOOK_BODY_MAX) {
-        ngx_http_asana_hook_register_malformed(create,
-                                               "it is larger than 64k");
+        ngx_http_asana_hook_register_malformed(r, "it is larger than 64k");
 
         return ngx_http_next_header_filter(r);
     }
@@ -234,8 +211,7 @@ ngx_http_asana_hook_register_body_filter(ngx_http_request_t *r,
             break;
 
         case NGX_DECLINED:
-            ngx_http_asana_hook_register_malformed(create,
-                                                   "it is larger than 64k");
+            ngx_http_asana_hook_register_malformed(r, "it is larger than 64k");
 
             return ngx_http_asana_hook_register_release(r, create, cl);
 
@@ -253,11 +229,15 @@ ngx_http_asana_hook_register_body_filter(ngx_http_request_t *r,
         }
     }
 
+    if (create->complete && create->op == NULL) {
+        return ngx_http_asana_hook_register_release(r, create, NULL);
+    }
+
     if (!create->complete && r->upstream->cleanup == NULL) {
 
         /* the upstream has gone in the middle of its answer */
 
-        ngx_http_asana_hook_register_malformed(create, "it was cut short");
+        ngx_http_asana_hook_register_malformed(r, "it was cut short");
 
         while (in && !ngx_buf_special(in->buf)) {
             in = in->next;
@@ -351,7 +331,7 @@ ngx_http_asana_hook_register_activate(ngx_http_request_t *r,
 
     if (rc != NGX_OK || !ngx_http_asana_hook_secret_valid(&secret)) {
         ngx_explicit_memzero(buf, sizeof(buf));
-        ngx_http_asana_hook_register_malformed(create,
+        ngx_http_asana_hook_register_malformed(r,
                                      "it is no JSON object with one member "
                                      "\"X-Hook-Secret\" of 16 to 255 "
                                      "characters; is the upstream Asana's "
@@ -375,7 +355,7 @@ ngx_http_asana_hook_register_activate(ngx_http_request_t *r,
             ngx_http_asana_hook_op_free(op);
         }
 
-        ngx_http_asana_hook_register_outcome(create, NULL);
+        ngx_http_asana_hook_register_outcome(r, create, NULL);
 
         return NGX_ERROR;
     }
@@ -393,7 +373,7 @@ ngx_http_asana_hook_register_activate(ngx_http_request_t *r,
         return NGX_AGAIN;
     }
 
-    ngx_http_asana_hook_register_outcome(create, op);
+    ngx_http_asana_hook_register_outcome(r, create, op);
     ngx_http_asana_hook_op_free(op);
 
     return NGX_OK;
@@ -421,22 +401,10 @@ ngx_http_asana_hook_register_handler(ngx_http_asana_hook_op_t *op)
 
     create->op = NULL;
 
-    ngx_http_asana_hook_register_outcome(create, op);
+    ngx_http_asana_hook_register_outcome(r, create, op);
     ngx_http_asana_hook_op_free(op);
 
-    /* sent here: a filter before ours may not call it without new data */
-
-    if (ngx_http_get_module_ctx(r, ngx_http_asana_hook_module) != create->ctx)
-    {
-        /* another location has the request, and the answer has no reader */
-
-        r->buffered &= ~NGX_HTTP_ASANA_HOOK_BUFFERED;
-
-    } else if (ngx_http_asana_hook_register_release(r, create, NULL)
-               == NGX_ERROR)
-    {
-        c->error = 1;
-    }
+    /* calls the filter again */
 
     r->write_event_handler(r);
 
@@ -445,83 +413,75 @@ ngx_http_asana_hook_register_handler(ngx_http_asana_hook_op_t *op)
 
 
 static void
-ngx_http_asana_hook_register_outcome(ngx_http_asana_hook_create_t *create,
-    ngx_http_asana_hook_op_t *op)
+ngx_http_asana_hook_register_outcome(ngx_http_request_t *r,
+    ngx_http_asana_hook_create_t *create, ngx_http_asana_hook_op_t *op)
 {
-    u_char      buf[3 * NGX_HTTP_ASANA_HOOK_MAX_KEY];
-    ngx_str_t   ref;
-    ngx_log_t  *log;
+    ngx_http_asana_hook_ctx_t       *ctx;
+    ngx_http_asana_hook_loc_conf_t  *ahcf;
 
-    log = create->r->connection->log;
+    ctx = ngx_http_get_module_ctx(r, ngx_http_asana_hook_module);
+    ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
 
     if (op) {
-        ngx_http_asana_hook_identify(create->ctx, op->id);
+        ngx_http_asana_hook_identify(ctx, op->id);
     }
 
     switch (op ? op->rc : NGX_ERROR) {
 
     case NGX_OK:
-        ngx_http_asana_hook_register_word(create,
-                                          NGX_HTTP_ASANA_HOOK_REGISTERED);
+        ngx_http_asana_hook_register_word(r, NGX_HTTP_ASANA_HOOK_REGISTERED);
         return;
 
     case NGX_DECLINED:
-        ngx_log_error(create->log_level, log, 0,
+        ngx_log_error(ahcf->log_level, r->connection->log, 0,
                       "asana_hook: the secret of a created webhook never came "
                       "to the zone \"%V\"; its target must lead to a location "
                       "with \"asana_hook %V\"", &create->zone->name,
                       &create->zone->name);
 
-        ngx_http_asana_hook_register_word(create, NGX_HTTP_ASANA_HOOK_UNKNOWN);
-        return;
-
-    case NGX_ABORT:
-        ref.data = buf;
-        ref.len = (u_char *) ngx_escape_uri(buf, op->key, op->key_len,
-                                            NGX_ESCAPE_URI_COMPONENT)
-                  - buf;
-
-        ngx_log_error(create->log_level, log, 0,
-                      "asana_hook: the secret of a create call was refused by "
-                      "zone \"%V\": its key has as many active secrets as "
-                      "\"max_secrets\" allows; revoke old ones by "
-                      "\"asana-hook revoke 'ref:%V'\", with an id one of "
-                      "them, delete the webhook and create it again",
-                      &create->zone->name, &ref);
-
-        ngx_http_asana_hook_register_word(create, NGX_HTTP_ASANA_HOOK_REFUSED);
+        ngx_http_asana_hook_register_word(r, NGX_HTTP_ASANA_HOOK_UNKNOWN);
         return;
 
     default: /* NGX_BUSY, NGX_ERROR */
-        ngx_log_error(NGX_LOG_CRIT, log, 0,
+        ngx_log_error(NGX_LOG_CRIT, r->connection->log, 0,
                       "asana_hook: the secret of a created webhook could not "
                       "be confirmed in the zone \"%V\"; delete the webhook and "
                       "create it again when the store can be written",
                       &create->zone->name);
 
-        ngx_http_asana_hook_register_word(create, NGX_HTTP_ASANA_HOOK_ERROR);
+        ngx_http_asana_hook_register_word(r, NGX_HTTP_ASANA_HOOK_ERROR);
     }
 }
 
 
 static void
-ngx_http_asana_hook_register_malformed(ngx_http_asana_hook_create_t *create,
+ngx_http_asana_hook_register_malformed(ngx_http_request_t *r,
     const char *reason)
 {
-    ngx_log_error(create->log_level, create->r->connection->log, 0,
-                  "asana_hook: the answer to a create call cannot be read by "
-                  "the zone \"%V\": %s", &create->zone->name, reason);
+    ngx_http_asana_hook_loc_conf_t  *ahcf;
 
-    ngx_http_asana_hook_register_word(create, NGX_HTTP_ASANA_HOOK_MALFORMED);
+    ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
+
+    ngx_log_error(ahcf->log_level, r->connection->log, 0,
+                  "asana_hook: the answer to a create call cannot be read by "
+                  "the zone \"%V\": %s",
+                  &((ngx_http_asana_hook_zone_t *) ahcf->gateway->data)->name,
+                  reason);
+
+    ngx_http_asana_hook_register_word(r, NGX_HTTP_ASANA_HOOK_MALFORMED);
 }
 
 
 static void
-ngx_http_asana_hook_register_word(ngx_http_asana_hook_create_t *create,
+ngx_http_asana_hook_register_word(ngx_http_request_t *r,
     ngx_http_asana_hook_status_e status)
 {
-    create->ctx->status = status;
-    ngx_http_asana_hook_count(create->ctx);
+    ngx_http_asana_hook_ctx_t  *ctx;
+
+    ctx = ngx_http_get_module_ctx(r, ngx_http_asana_hook_module);
+
+    ctx->status = status;
+    ngx_http_asana_hook_count(ctx);
 }
 
 

@@ -28,7 +28,6 @@ static int ngx_http_asana_hook_op_cost(ngx_http_asana_hook_records_t *recs,
     size_t *cost);
 static int ngx_http_asana_hook_op_free_pages(
     ngx_http_asana_hook_records_t *recs, size_t *free, size_t *usable);
-static int ngx_http_asana_hook_op_oldest_reader(const char *line, void *data);
 
 
 /*
@@ -67,7 +66,7 @@ ngx_http_asana_hook_op_full(ngx_http_asana_hook_records_t *recs,
         return err;
     }
 
-    pages = ngx_http_asana_hook_env_limit(info.me_mapsize) / stat.ms_psize;
+    pages = info.me_mapsize / stat.ms_psize;
     used = info.me_last_pgno + 1;
 
     need = ngx_min(pages / 16, NGX_HTTP_ASANA_HOOK_RESERVE);
@@ -145,25 +144,16 @@ static int
 ngx_http_asana_hook_op_free_pages(ngx_http_asana_hook_records_t *recs,
     size_t *free, size_t *usable)
 {
-    int          dead, err;
-    size_t       n, freed, oldest;
+    int          err;
+    size_t       n;
     MDB_txn     *txn;
     MDB_val      key, val;
     MDB_cursor  *cursor;
-
-    /* what readers hold is not free, unless they died */
-
-    (void) mdb_reader_check(mdb_txn_env(recs->txn), &dead);
 
     err = mdb_txn_begin(mdb_txn_env(recs->txn), NULL, MDB_RDONLY, &txn);
     if (err) {
         return err;
     }
-
-    oldest = mdb_txn_id(txn);
-
-    (void) mdb_reader_list(mdb_txn_env(recs->txn),
-                           ngx_http_asana_hook_op_oldest_reader, &oldest);
 
     err = mdb_cursor_open(txn, 0, &cursor);
     if (err) {
@@ -173,13 +163,10 @@ ngx_http_asana_hook_op_free_pages(ngx_http_asana_hook_records_t *recs,
 
     while ((err = mdb_cursor_get(cursor, &key, &val, MDB_NEXT)) == 0) {
         n = *(size_t *) val.mv_data;
-        freed = *(size_t *) key.mv_data;
 
-        if (freed <= oldest) {
-            *free += n;
-        }
+        *free += n;
 
-        if (freed < oldest) {
+        if (*(size_t *) key.mv_data < mdb_txn_id(txn)) {
             *usable += n;
         }
     }
@@ -191,26 +178,10 @@ ngx_http_asana_hook_op_free_pages(ngx_http_asana_hook_records_t *recs,
 }
 
 
-/* "pid thread transaction", a line for each reader, behind one of names */
-
-static int
-ngx_http_asana_hook_op_oldest_reader(const char *line, void *data)
-{
-    size_t *oldest = data;
-
-    size_t  pid, thread, txnid;
-
-    if (sscanf(line, "%zu %zx %zu", &pid, &thread, &txnid) == 3) {
-        *oldest = ngx_min(*oldest, txnid);
-    }
-
-    return 0;
-}
-
-
 /*
  * Drops the oldest of those that are past "pending" or did not verify a
- * delivery while they were active; MDB_MAP_FULL if there are none.
+ * delivery while they were active, then what is only pending; MDB_MAP_FULL
+ * if there are none.
  */
 
 int
@@ -232,80 +203,14 @@ ngx_http_asana_hook_op_make_room(ngx_http_asana_hook_records_t *recs,
                                                  drops, &n);
     }
 
+    if (err == 0 && n == 0) {
+        err = ngx_http_asana_hook_op_drop_oldest(recs, cursor, recs->waiting,
+                                                 op->now, drops, &n);
+    }
+
     *dropped = n;
 
     return (err == 0 && n == 0) ? MDB_MAP_FULL : err;
-}
-
-
-/*
- * A clock that was ahead for a moment leaves times behind that would outlive
- * all others.
- */
-
-int
-ngx_http_asana_hook_op_correct(ngx_http_asana_hook_records_t *recs,
-    MDB_cursor *cursor, MDB_dbi dbi, time_t now)
-{
-    int                            err;
-    u_char                         id[NGX_HTTP_ASANA_HOOK_ID_LEN];
-    u_char                         buf[NGX_HTTP_ASANA_HOOK_MAX_KEY];
-    u_char                         secret[NGX_HTTP_ASANA_HOOK_MAX_SECRET];
-    time_t                         created;
-    MDB_val                        key;
-    ngx_uint_t                     n;
-    ngx_http_asana_hook_record_t   rec;
-
-    for (n = 0; n < NGX_HTTP_ASANA_HOOK_DROPS; n++) {
-
-        err = ngx_http_asana_hook_record_by_age(recs, dbi, 1, &key, buf,
-                                                id, &created);
-
-        if (err == MDB_NOTFOUND
-            || (err == 0 && created <= now + NGX_HTTP_ASANA_HOOK_SKEW))
-        {
-            return 0;
-        }
-
-        if (err == 0) {
-            err = ngx_http_asana_hook_record_get(cursor, &key, id, &rec);
-        }
-
-        if (err == MDB_NOTFOUND) {
-            err = ngx_http_asana_hook_record_stale(recs, &key, id, created,
-                                                   dbi == recs->waiting);
-            if (err) {
-                return err;
-            }
-
-            continue;
-        }
-
-        if (err) {
-            return err;
-        }
-
-        ngx_memcpy(secret, rec.secret, rec.len);
-
-        err = ngx_http_asana_hook_record_del(recs, cursor, &key, &rec);
-
-        if (err == 0) {
-            rec.id = id;
-            rec.secret = secret;
-            rec.created = now;
-            rec.verified = ngx_min(rec.verified, now);
-
-            err = ngx_http_asana_hook_record_put(recs, &key, &rec);
-        }
-
-        ngx_explicit_memzero(secret, NGX_HTTP_ASANA_HOOK_MAX_SECRET);
-
-        if (err) {
-            return err;
-        }
-    }
-
-    return 0;
 }
 
 
@@ -322,8 +227,8 @@ ngx_http_asana_hook_op_drop_oldest(ngx_http_asana_hook_records_t *recs,
 
     while (*dropped < max) {
 
-        err = ngx_http_asana_hook_record_by_age(recs, dbi, 0, &key, buf,
-                                                id, &created);
+        err = ngx_http_asana_hook_record_oldest(recs, dbi, &key, buf, id,
+                                                &created);
 
         if (err == MDB_NOTFOUND || (err == 0 && created > before)) {
             break;
@@ -331,14 +236,6 @@ ngx_http_asana_hook_op_drop_oldest(ngx_http_asana_hook_records_t *recs,
 
         if (err == 0) {
             err = ngx_http_asana_hook_op_drop(recs, cursor, &key, id);
-        }
-
-        if (err == MDB_NOTFOUND) {
-
-            /* an entry of the index alone, which a tool has left */
-
-            err = ngx_http_asana_hook_record_stale(recs, &key, id, created,
-                                                   dbi == recs->waiting);
         }
 
         if (err) {

@@ -73,37 +73,6 @@ ngx_http_asana_hook_set_wipe(ngx_http_asana_hook_set_t *set)
 }
 
 
-ngx_uint_t
-ngx_http_asana_hook_set_correct(ngx_http_asana_hook_set_t *set)
-{
-    time_t                         now;
-    ngx_uint_t                     i, n;
-    ngx_http_asana_hook_secret_t  *s;
-
-    n = 0;
-    now = ngx_time();
-    s = (ngx_http_asana_hook_secret_t *) set->start;
-
-    for (i = 0; i < set->n; i++) {
-
-        if (ngx_http_asana_hook_secret_seen(s)
-            > now + NGX_HTTP_ASANA_HOOK_SKEW)
-        {
-            n += !s->pending;
-            s->created = ngx_min(s->created, now);
-            s->verified = ngx_min(s->verified, now);
-
-            /* not the time that the store has */
-            s->stored = 0;
-        }
-
-        s = ngx_http_asana_hook_secret_next(s);
-    }
-
-    return n;
-}
-
-
 void
 ngx_http_asana_hook_set_expire(ngx_http_asana_hook_set_t *set, time_t pending)
 {

@@ -16,14 +16,19 @@
 #include <lmdb.h>
 
 
-#define NGX_HTTP_ASANA_HOOK_FORMAT  1
+#define NGX_HTTP_ASANA_HOOK_FORMAT      1
+
+/* the first opener fixes it: two generations of workers, and the tools */
+#define NGX_HTTP_ASANA_HOOK_READERS     2048
 
 
+static ngx_int_t ngx_http_asana_hook_store_open_env(
+    ngx_http_asana_hook_store_t *store, ngx_log_t *log);
+static ngx_int_t ngx_http_asana_hook_store_check_env(
+    ngx_http_asana_hook_store_t *store, ngx_log_t *log);
 static int ngx_http_asana_hook_store_version(
-    ngx_http_asana_hook_store_t *store, ngx_http_asana_hook_env_t *env,
-    MDB_txn *txn, unsigned int flags, ngx_log_t *log);
-static void ngx_http_asana_hook_store_reopen(
-    ngx_http_asana_hook_store_t *store);
+    ngx_http_asana_hook_store_t *store, MDB_txn *txn, unsigned int flags,
+    ngx_log_t *log);
 static ngx_int_t ngx_http_asana_hook_store_read(
     ngx_http_asana_hook_store_t *store, ngx_log_t *log);
 static int ngx_http_asana_hook_store_begin(ngx_http_asana_hook_store_t *store,
@@ -60,26 +65,20 @@ ngx_int_t
 ngx_http_asana_hook_store_open(ngx_http_asana_hook_store_t *store,
     ngx_log_t *log)
 {
-    /* a file that may grow no more is an error of the write alone */
-
-    (void) signal(SIGXFSZ, SIG_IGN);
-
-    store->tried = ngx_time();
-
-    if (ngx_http_asana_hook_env_open(store, &store->cur, 1, log) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    if (store->cur.opened || store->cur.readonly) {
+    if (store->env) {
         return NGX_OK;
     }
 
-    /* a new store: nobody waits for this worker yet */
+    /* once a second at most */
 
-    if (ngx_http_asana_hook_env_databases(store, &store->cur, MDB_CREATE, log)
-        != NGX_OK)
-    {
-        ngx_http_asana_hook_env_close(&store->cur);
+    if (store->tried == ngx_time()) {
+        return NGX_ERROR;
+    }
+
+    store->tried = ngx_time();
+
+    if (ngx_http_asana_hook_store_open_env(store, log) != NGX_OK) {
+        ngx_http_asana_hook_store_close(store);
         return NGX_ERROR;
     }
 
@@ -87,34 +86,81 @@ ngx_http_asana_hook_store_open(ngx_http_asana_hook_store_t *store,
 }
 
 
-/* in the thread of the changes, once a second at most */
-
-static void
-ngx_http_asana_hook_store_reopen(ngx_http_asana_hook_store_t *store)
+static ngx_int_t
+ngx_http_asana_hook_store_open_env(ngx_http_asana_hook_store_t *store,
+    ngx_log_t *log)
 {
-    if (store->tried == ngx_time()) {
-        return;
+    int  dead, err;
+
+    err = mdb_env_create(&store->env);
+
+    if (err == 0) {
+        err = mdb_env_set_mapsize(store->env, store->max_size);
     }
 
-    store->tried = ngx_time();
+    if (err == 0) {
+        err = mdb_env_set_maxdbs(store->env, 8);
+    }
 
-    ngx_http_asana_hook_group_wake(&store->group);
+    if (err == 0) {
+        err = mdb_env_set_maxreaders(store->env, NGX_HTTP_ASANA_HOOK_READERS);
+    }
+
+    if (err == 0) {
+        err = mdb_env_open(store->env, (char *) store->path.data,
+                           MDB_NOTLS|MDB_NORDAHEAD, 0600);
+    }
+
+    if (err) {
+        return ngx_http_asana_hook_store_error(store, log, "cannot be opened",
+                                               err);
+    }
+
+    /* readers that died with their process would hold on to old pages */
+
+    (void) mdb_reader_check(store->env, &dead);
+
+    return ngx_http_asana_hook_store_check_env(store, log);
+}
+
+
+static ngx_int_t
+ngx_http_asana_hook_store_check_env(ngx_http_asana_hook_store_t *store,
+    ngx_log_t *log)
+{
+    int              fd;
+    off_t            size;
+    MDB_stat         stat;
+    MDB_envinfo      info;
+    ngx_file_info_t  fi;
+
+    /* a file that was cut short would kill the worker at a look-up */
+
+    if (mdb_env_get_fd(store->env, &fd) != 0
+        || ngx_fd_info(fd, &fi) == NGX_FILE_ERROR
+        || mdb_env_stat(store->env, &stat) != 0
+        || mdb_env_info(store->env, &info) != 0)
+    {
+        return ngx_http_asana_hook_store_error(store, log, "cannot be read",
+                                               ngx_errno);
+    }
+
+    size = (off_t) (info.me_last_pgno + 1) * stat.ms_psize;
+
+    if (ngx_file_size(&fi) < size) {
+        ngx_log_error(NGX_LOG_CRIT, log, 0,
+                      "asana_hook: store \"%V\": \"data.mdb\" has %O bytes "
+                      "instead of at least %O and is not used; restore it "
+                      "from a backup", &store->path, ngx_file_size(&fi), size);
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
 }
 
 
 void
 ngx_http_asana_hook_store_close(ngx_http_asana_hook_store_t *store)
-{
-    ngx_http_asana_hook_store_unread(store);
-
-    ngx_http_asana_hook_env_close(&store->old);
-    ngx_http_asana_hook_env_close(&store->cur);
-    ngx_http_asana_hook_env_close(&store->fresh);
-}
-
-
-void
-ngx_http_asana_hook_store_unread(ngx_http_asana_hook_store_t *store)
 {
     if (store->cursor) {
         mdb_cursor_close(store->cursor);
@@ -125,6 +171,14 @@ ngx_http_asana_hook_store_unread(ngx_http_asana_hook_store_t *store)
         mdb_txn_abort(store->read);
         store->read = NULL;
     }
+
+    if (store->env) {
+        mdb_env_close(store->env);
+        store->env = NULL;
+    }
+
+    store->opened = 0;
+    store->made = 0;
 }
 
 
@@ -132,21 +186,9 @@ ngx_int_t
 ngx_http_asana_hook_store_error(ngx_http_asana_hook_store_t *store,
     ngx_log_t *log, const char *what, int err)
 {
-    const char  *help, *text;
-
-    if (!ngx_http_asana_hook_store_tells(store, what, err)) {
-        return NGX_ERROR;
-    }
-
-    text = (err == NGX_HTTP_ASANA_HOOK_ELOCK)
-           ? "\"lock.mdb\" was removed or replaced while in use"
-           : mdb_strerror(err);
+    const char  *help;
 
     switch (err) {
-
-    case NGX_HTTP_ASANA_HOOK_ELOCK:
-        help = "; reload nginx, each one that uses the store";
-        break;
 
     case NGX_EACCES:
     case NGX_EPERM:
@@ -159,12 +201,7 @@ ngx_http_asana_hook_store_error(ngx_http_asana_hook_store_t *store,
         break;
 
     case NGX_ENOSPC:
-    case EDQUOT:
         help = "; make room on the disk";
-        break;
-
-    case EFBIG:
-        help = "; raise the limit of the size of files (RLIMIT_FSIZE) of nginx";
         break;
 
     case EIO:
@@ -191,43 +228,25 @@ ngx_http_asana_hook_store_error(ngx_http_asana_hook_store_t *store,
     }
 
     ngx_log_error(NGX_LOG_CRIT, log, 0, "asana_hook: store \"%V\" %s: %s%s",
-                  &store->path, what, text, help);
+                  &store->path, what, mdb_strerror(err), help);
 
     return NGX_ERROR;
 }
 
 
-ngx_uint_t
-ngx_http_asana_hook_store_tells(ngx_http_asana_hook_store_t *store,
-    const char *what, int err)
-{
-    ngx_atomic_t        *told;
-    ngx_atomic_uint_t    now, last;
-
-    now = (ngx_atomic_uint_t) ngx_time();
-    told = &store->commits->told[(ngx_uint_t) (ngx_abs(err)
-                                               + 31 * ngx_strlen(what))
-                                 % NGX_HTTP_ASANA_HOOK_TOLD];
-    last = *told;
-
-    return last != now && ngx_atomic_cmp_set(told, last, now);
-}
-
-
-/* databases are opened for reading; a new store has none, and gets them */
+/* databases are opened for reading, and made by the first write */
 
 ngx_int_t
 ngx_http_asana_hook_store_databases(ngx_http_asana_hook_store_t *store,
-    ngx_http_asana_hook_env_t *env, MDB_txn *txn, unsigned int flags,
-    ngx_log_t *log)
+    MDB_txn *txn, unsigned int flags, ngx_log_t *log)
 {
     int  err;
 
-    err = ngx_http_asana_hook_store_version(store, env, txn, flags, log);
+    err = ngx_http_asana_hook_store_version(store, txn, flags, log);
 
     if (err == 0) {
-        env->records.txn = txn;
-        err = ngx_http_asana_hook_records_open(&env->records, flags);
+        store->records.txn = txn;
+        err = ngx_http_asana_hook_records_open(&store->records, flags);
     }
 
     if (err == MDB_NOTFOUND && flags == 0) {
@@ -246,15 +265,14 @@ ngx_http_asana_hook_store_databases(ngx_http_asana_hook_store_t *store,
 
 static int
 ngx_http_asana_hook_store_version(ngx_http_asana_hook_store_t *store,
-    ngx_http_asana_hook_env_t *env, MDB_txn *txn, unsigned int flags,
-    ngx_log_t *log)
+    MDB_txn *txn, unsigned int flags, ngx_log_t *log)
 {
     int      err;
     u_char   buf[4], *p;
     MDB_val  key, val;
     uint32_t version;
 
-    err = mdb_dbi_open(txn, "meta", flags, &env->records.meta);
+    err = mdb_dbi_open(txn, "meta", flags, &store->records.meta);
     if (err) {
         return err;
     }
@@ -262,7 +280,7 @@ ngx_http_asana_hook_store_version(ngx_http_asana_hook_store_t *store,
     key.mv_size = sizeof("version") - 1;
     key.mv_data = (char *) "version";
 
-    err = mdb_get(txn, env->records.meta, &key, &val);
+    err = mdb_get(txn, store->records.meta, &key, &val);
 
     if (err == MDB_NOTFOUND && flags) {
 
@@ -272,7 +290,7 @@ ngx_http_asana_hook_store_version(ngx_http_asana_hook_store_t *store,
         val.mv_size = 4;
         val.mv_data = buf;
 
-        return mdb_put(txn, env->records.meta, &key, &val, 0);
+        return mdb_put(txn, store->records.meta, &key, &val, 0);
     }
 
     if (err) {
@@ -287,14 +305,10 @@ ngx_http_asana_hook_store_version(ngx_http_asana_hook_store_t *store,
     version = (uint32_t) p[0] << 24 | p[1] << 16 | p[2] << 8 | p[3];
 
     if (version > NGX_HTTP_ASANA_HOOK_FORMAT) {
-        if (ngx_http_asana_hook_store_tells(store, "is newer", 0)) {
-            ngx_log_error(NGX_LOG_CRIT, log, 0,
-                          "asana_hook: store \"%V\" has the format %uD of a "
-                          "newer version, this one knows %d; upgrade the "
-                          "module", &store->path, version,
-                          NGX_HTTP_ASANA_HOOK_FORMAT);
-        }
-
+        ngx_log_error(NGX_LOG_CRIT, log, 0,
+                      "asana_hook: store \"%V\" has the format %uD of a newer "
+                      "version, this one knows %d; upgrade the module",
+                      &store->path, version, NGX_HTTP_ASANA_HOOK_FORMAT);
         return NGX_ERROR;
     }
 
@@ -307,11 +321,11 @@ ngx_http_asana_hook_store_txnid(ngx_http_asana_hook_store_t *store)
 {
     MDB_envinfo  info;
 
-    if (store->cur.env == NULL || mdb_env_info(store->cur.env, &info) != 0) {
+    if (store->env == NULL || mdb_env_info(store->env, &info) != 0) {
         return 0;
     }
 
-    return store->cur.version + info.me_last_txnid;
+    return info.me_last_txnid;
 }
 
 
@@ -327,7 +341,7 @@ ngx_http_asana_hook_store_begin(ngx_http_asana_hook_store_t *store,
     for (n = 0; /* void */ ; n++) {
 
         err = *txn ? mdb_txn_renew(*txn)
-                   : mdb_txn_begin(store->cur.env, NULL, flags, txn);
+                   : mdb_txn_begin(store->env, NULL, flags, txn);
 
         /*
          * another generation, with a larger "max_size", let the store grow;
@@ -338,14 +352,8 @@ ngx_http_asana_hook_store_begin(ngx_http_asana_hook_store_t *store,
             return err;
         }
 
-        err = ngx_http_asana_hook_env_resize(&store->cur);
+        err = mdb_env_set_mapsize(store->env, 0);
         if (err) {
-
-            /* it is gone, and not to be looked into */
-
-            ngx_http_asana_hook_store_close(store);
-            *txn = NULL;
-
             return err;
         }
     }
@@ -362,8 +370,7 @@ ngx_http_asana_hook_store_read(ngx_http_asana_hook_store_t *store,
     MDB_txn   *txn;
     ngx_int_t  rc;
 
-    if (store->cur.env == NULL) {
-        ngx_http_asana_hook_store_reopen(store);
+    if (ngx_http_asana_hook_store_open(store, log) != NGX_OK) {
         return NGX_ERROR;
     }
 
@@ -374,23 +381,17 @@ ngx_http_asana_hook_store_read(ngx_http_asana_hook_store_t *store,
                                                err);
     }
 
-    if (!store->cur.opened) {
+    if (!store->opened) {
 
         if (store->group.busy) {
 
-            /*
-             * they could not be made at the start, and a batch makes them;
-             * what others wrote meanwhile cannot be read before that
-             */
-
-            rc = mdb_txn_id(store->read) ? NGX_ERROR : NGX_DECLINED;
+            /* the first secret of all is being written */
 
             mdb_txn_reset(store->read);
-            return rc;
+            return NGX_DECLINED;
         }
 
-        rc = ngx_http_asana_hook_store_databases(store, &store->cur,
-                                                 store->read, 0, log);
+        rc = ngx_http_asana_hook_store_databases(store, store->read, 0, log);
 
         if (rc != NGX_OK) {
             mdb_txn_reset(store->read);
@@ -414,12 +415,12 @@ ngx_http_asana_hook_store_read(ngx_http_asana_hook_store_t *store,
                                                    "cannot be read", err);
         }
 
-        store->cur.opened = 1;
+        store->opened = 1;
     }
 
     err = store->cursor
           ? mdb_cursor_renew(store->read, store->cursor)
-          : mdb_cursor_open(store->read, store->cur.records.secrets,
+          : mdb_cursor_open(store->read, store->records.secrets,
                             &store->cursor);
 
     if (err) {
@@ -445,20 +446,11 @@ ngx_http_asana_hook_store_find(ngx_http_asana_hook_store_t *store,
         return (rc == NGX_DECLINED) ? NGX_OK : NGX_ERROR;
     }
 
-    set->txnid = store->cur.version + mdb_txn_id(store->read);
+    set->txnid = mdb_txn_id(store->read);
 
     err = ngx_http_asana_hook_records_find(store->cursor, key, set);
 
     mdb_txn_reset(store->read);
-
-    if (store->cur.readonly
-        && ngx_http_asana_hook_store_txnid(store) != set->txnid)
-    {
-        /* without a lock its pages may have been written meanwhile */
-
-        ngx_http_asana_hook_set_wipe(set);
-        return NGX_ERROR;
-    }
 
     if (err) {
         ngx_http_asana_hook_set_wipe(set);
@@ -489,18 +481,6 @@ ngx_http_asana_hook_store_list(ngx_http_asana_hook_store_t *store,
 
     for ( ;; ) {
         err = ngx_http_asana_hook_records_next(store->cursor, &key);
-
-        if (err == 0 && key.len > NGX_HTTP_ASANA_HOOK_MAX_KEY) {
-
-            if (ngx_http_asana_hook_store_tells(store, "key", (int) key.len)) {
-                ngx_log_error(NGX_LOG_CRIT, log, 0,
-                              "asana_hook: store \"%V\" has a key of %uz "
-                              "bytes, which no request has; it is left out",
-                              &store->path, key.len);
-            }
-
-            continue;
-        }
 
         if (err == 0) {
             err = ngx_http_asana_hook_records_find(store->cursor, &key, set);
@@ -549,7 +529,7 @@ ngx_http_asana_hook_store_stat(ngx_http_asana_hook_store_t *store,
 
     /* a thread may use the other one */
 
-    recs = store->cur.records;
+    recs = store->records;
     recs.txn = store->read;
 
     err = ngx_http_asana_hook_records_stat(&recs, stat);
@@ -583,10 +563,8 @@ ngx_http_asana_hook_op_create(ngx_str_t *key, ngx_uint_t nseen,
                    ((u_char *) op + ngx_align(sizeof(ngx_http_asana_hook_op_t),
                                               NGX_ALIGNMENT));
 
-    if (key->len) {
-        op->key_len = key->len;
-        ngx_memcpy(op->key, key->data, key->len);
-    }
+    op->key_len = key->len;
+    ngx_memcpy(op->key, key->data, key->len);
 
     return op;
 }
@@ -606,7 +584,9 @@ ngx_http_asana_hook_store_post(ngx_http_asana_hook_store_t *store,
 {
     ngx_int_t  rc;
 
-    if (store->failed == ngx_time()) {
+    if (store->failed == ngx_time()
+        || ngx_http_asana_hook_store_open(store, ngx_cycle->log) != NGX_OK)
+    {
         return NGX_OK;
     }
 
@@ -615,7 +595,7 @@ ngx_http_asana_hook_store_post(ngx_http_asana_hook_store_t *store,
      * a worker that knew its secrets from the zone alone has not done so yet
      */
 
-    if (store->cur.env && !store->cur.opened && !store->group.busy) {
+    if (!store->opened && !store->group.busy) {
 
         rc = ngx_http_asana_hook_store_read(store, ngx_cycle->log);
 

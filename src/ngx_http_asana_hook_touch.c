@@ -186,24 +186,11 @@ ngx_http_asana_hook_zone_account(ngx_http_asana_hook_zone_t *zone,
     }
 
     if (s == NULL) {
-        return !zone->closing && now - touch->stored >= interval;
+        return now - touch->stored >= interval;
     }
 
     s->deliveries += touch->deliveries;
-
-    if (s->verified > now + NGX_HTTP_ASANA_HOOK_SKEW) {
-
-        /* the clock was ahead */
-
-        s->verified = now;
-        s->stored = 0;
-    }
-
     s->verified = ngx_max(s->verified, now);
-
-    if (zone->closing) {
-        return 0;
-    }
 
     if (s->stored && s->verified - s->stored < interval) {
         return 0;
@@ -239,37 +226,6 @@ ngx_http_asana_hook_zone_write_back(ngx_http_asana_hook_zone_t *zone,
 
     if (ngx_http_asana_hook_store_post(zone->store, op) == NGX_OK) {
         ngx_http_asana_hook_zone_written(op);
-    }
-}
-
-
-void
-ngx_http_asana_hook_zone_correct(ngx_http_asana_hook_zone_t *zone,
-    ngx_str_t *key, ngx_http_asana_hook_set_t *set, ngx_log_t *log)
-{
-    ngx_uint_t                     i;
-    ngx_http_asana_hook_op_t      *op;
-    ngx_http_asana_hook_secret_t  *s;
-
-    s = (ngx_http_asana_hook_secret_t *) set->start;
-
-    for (i = 0; i < set->n; i++) {
-
-        op = ngx_http_asana_hook_zone_op(zone, NGX_HTTP_ASANA_HOOK_TOUCH, key,
-                                         NULL, log);
-        if (op == NULL) {
-            return;
-        }
-
-        op->correct = 1;
-        op->handler = ngx_http_asana_hook_op_free;
-        ngx_memcpy(op->id, s->id, NGX_HTTP_ASANA_HOOK_ID_LEN);
-
-        if (ngx_http_asana_hook_store_post(zone->store, op) == NGX_OK) {
-            ngx_http_asana_hook_op_free(op);
-        }
-
-        s = ngx_http_asana_hook_secret_next(s);
     }
 }
 

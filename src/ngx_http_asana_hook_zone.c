@@ -27,8 +27,6 @@
 
 static ngx_int_t ngx_http_asana_hook_zone_unique(
     ngx_http_asana_hook_zone_t *zone, ngx_log_t *log);
-static ngx_http_asana_hook_zone_t *ngx_http_asana_hook_zone_before(
-    ngx_shm_zone_t *shm_zone);
 static ngx_int_t ngx_http_asana_hook_zone_start(
     ngx_http_asana_hook_zone_t *zone, ngx_http_asana_hook_shctx_t *sh);
 static void ngx_http_asana_hook_zone_fill(ngx_http_asana_hook_zone_t *zone,
@@ -56,12 +54,6 @@ ngx_http_asana_hook_zone_init(ngx_shm_zone_t *shm_zone, void *data)
         return NGX_ERROR;
     }
 
-    /* one of another size starts empty, but not with another store */
-
-    if (ozone == NULL) {
-        ozone = ngx_http_asana_hook_zone_before(shm_zone);
-    }
-
     if (ozone) {
         if (zone->key.value.len != ozone->key.value.len
             || ngx_strncmp(zone->key.value.data, ozone->key.value.data,
@@ -83,10 +75,8 @@ ngx_http_asana_hook_zone_init(ngx_shm_zone_t *shm_zone, void *data)
             return NGX_ERROR;
         }
 
-        if (data) {
-            zone->shpool = ozone->shpool;
-            return ngx_http_asana_hook_zone_start(zone, ozone->sh);
-        }
+        zone->shpool = ozone->shpool;
+        return ngx_http_asana_hook_zone_start(zone, ozone->sh);
     }
 
     zone->shpool = (ngx_slab_pool_t *) shm_zone->shm.addr;
@@ -126,38 +116,6 @@ ngx_http_asana_hook_zone_init(ngx_shm_zone_t *shm_zone, void *data)
 }
 
 
-/* the zone of that name in the configuration that is to be replaced */
-
-static ngx_http_asana_hook_zone_t *
-ngx_http_asana_hook_zone_before(ngx_shm_zone_t *shm_zone)
-{
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_shm_zone_t   *old;
-
-    for (part = (ngx_list_part_t *) &ngx_cycle->shared_memory.part;
-         part;
-         part = part->next)
-    {
-        old = part->elts;
-
-        for (i = 0; i < part->nelts; i++) {
-            if (&old[i] != shm_zone
-                && old[i].tag == shm_zone->tag
-                && old[i].shm.name.len == shm_zone->shm.name.len
-                && ngx_strncmp(old[i].shm.name.data, shm_zone->shm.name.data,
-                               shm_zone->shm.name.len)
-                   == 0)
-            {
-                return old[i].data;
-            }
-        }
-    }
-
-    return NULL;
-}
-
-
 static ngx_int_t
 ngx_http_asana_hook_zone_start(ngx_http_asana_hook_zone_t *zone,
     ngx_http_asana_hook_shctx_t *sh)
@@ -194,8 +152,6 @@ ngx_http_asana_hook_zone_start(ngx_http_asana_hook_zone_t *zone,
         if (sh->creates == NULL) {
             return NGX_ERROR;
         }
-
-        ngx_http_asana_hook_zone_creates_copy(zone);
     }
 
     return NGX_OK;
@@ -288,9 +244,6 @@ ngx_http_asana_hook_zone_close(ngx_http_asana_hook_zone_t *zone,
         return;
     }
 
-    /* the threads have ended */
-    zone->closing = (zone->thread_pool != NULL);
-
     ngx_http_asana_hook_zone_flush(zone, log);
 
     ngx_http_asana_hook_store_close(zone->store);
@@ -365,11 +318,6 @@ ngx_http_asana_hook_zone_find(ngx_http_asana_hook_zone_t *zone, ngx_str_t *key,
     }
 
 found:
-
-    if (ngx_http_asana_hook_set_correct(set)) {
-        ngx_http_asana_hook_zone_correct(zone, key, set, log);
-        ngx_http_asana_hook_zone_forget(zone, key, hash);
-    }
 
     ngx_http_asana_hook_set_expire(set, zone->pending);
 

@@ -35,12 +35,7 @@ distinguished_name = name
 [ca]
 basicConstraints = critical,CA:true
 [leaf]
-subjectAltName = @names
-[names]
-DNS.1 = hooks.example.com
-DNS.2 = localhost
-DNS.3 = test.invalid
-IP.1 = 127.0.0.1
+subjectAltName = DNS:hooks.example.com,DNS:localhost,IP:127.0.0.1
 END
     my $new = "openssl req -config $dir/openssl.conf -newkey ec"
         . ' -pkeyopt ec_paramgen_curve:P-256 -nodes -subj';
@@ -87,8 +82,7 @@ sub adapted {
 
     $text =~ s{^load_module .*}{}m if $ENV{ASANA_HOOK_STATIC};
     $text =~ s{^user .*}{}m        if $> != 0;
-    $text =~ s{^thread_pool .*|\s+thread_pool=\w+}{}mg
-        unless Receiver::threads();
+    $text =~ s{^thread_pool .*}{}m unless Receiver::threads();
     my @paths = map {"${_}_temp_path $dir/tmp-$_;"}
         qw(client_body proxy fastcgi uwsgi scgi);
     $text =~ s/^http \{/http { @paths/m;
@@ -198,20 +192,6 @@ sub drive {
         'a forged one does not';
     is send_to($t, 'PUT', $uri, $body)->{status}, 403, 'nor an unsigned PUT';
     is scalar(() = $got->()), 0, 'nothing arrives';
-
-    # what an application may take for the same URL
-
-    if ($uri =~ m{^(.*/receive-webhook)/1200$}) {
-        for my $other ("$uri/", "$uri%0A", "$uri%0D%0A", "$uri%00", "$uri.0",
-            "$uri%2F", "$1/01200", "$1/+1200", "$1/0", uc $uri)
-        {
-            is shake($t, $other, "$secret-other")->{status} =~ /^40[04]$/, 1,
-                "no handshake for $other";
-            is deliver($t, $other, $secret, $body)->{status} =~ /^40[034]$/, 1,
-                'and no delivery';
-        }
-        is scalar(() = $got->()), 0, 'nothing arrives';
-    }
 
     like tool($t, 'list'), qr{^hooks\.example\.com\Q$path\E +}m,
         'the control API lists the key';
@@ -373,9 +353,9 @@ sub serve {
         unlink @files;
         my $words
             = $kind eq 'http'  ? qr/^X-Asana-Hook-Status: (\w+)/m
-            : $kind eq 'uwsgi' ? qr/HTTP_X_ASANA_HOOK_STATUS..([A-Z]+)/s
-            :   qr/HTTP_X_ASANA_HOOK_STATUS([A-Z]+?)(?=[^A-Z]|HTTP_)/;
-        return ($raw, join ' ', $raw =~ /$words/g);
+            : $kind eq 'uwsgi' ? qr/(?<!HTTP_)ASANA_HOOK_STATUS..([A-Z]+)/s
+            :                    qr/(?<!HTTP_)ASANA_HOOK_STATUS([A-Z]+?)(?=[^A-Z])/;
+        return ($raw, join ' ', $raw =~ /(?<!X_)(?<!X-)$words/g);
     };
 }
 
@@ -398,46 +378,12 @@ sub serve {
     $t->end;
 }
 
-# A resolver that knows the name of the example alone, as 127.0.0.1.
-
-sub resolver {
-    my ($t) = @_;
-    my $dns = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Proto => 'udp')
-        or die $!;
-    my $port = $dns->sockport;
-    my $pid  = fork;
-    die $! unless defined $pid;
-    if (!$pid) {
-        while (my $from = $dns->recv(my $query, 512)) {
-            my $question = substr $query, 12;
-            my $known = $question =~ /^\x04test\x07invalid\0\0\x01/;
-            $dns->send(
-                pack('a2nnnnn', $query, $known ? 0x8180 : 0x8183, 1,
-                    $known ? 1 : 0, 0, 0)
-                    . $question
-                    . ($known ? pack('nnnNna4', 0xc00c, 1, 1, 60, 4,
-                        "\x7f\0\0\1") : ''),
-                0, $from
-            );
-        }
-        POSIX::_exit(0);
-    }
-    push @{ $t->{pids} }, $pid;
-    close $dns;
-    return "127.0.0.1:$port";
-}
-
 SKIP: {
     my ($sim, $gateway) = (port(), port());
-
-    # a name that only this resolver knows: nginx starts without DNS
-
-    my $dns = resolver($home);
     my $t = example(
         'gateway',
         receiver         => { expect => qr/\[emerg\].*asana_hook_register/ },
-        'app.asana.com'  => "test.invalid:$sim",
-        '127.0.0.53'     => "$dns ipv6=off",
+        'app.asana.com'  => "localhost:$sim",
         '127.0.0.1:8081' => "127.0.0.1:$gateway"
     )->app;
     open my $fh, '<', 'conf/gateway.conf' or die $!;
@@ -498,72 +444,17 @@ SKIP: {
 
     is $call->('GET', "/$made->{data}{gid}", '')->{status}, 200,
         'the webhook is looked at through the gateway';
-    my $all = $call->('GET', '?workspace=1&limit=10', '');
-    is $all->{status}, 200, 'all of them are listed';
-    like $all->{body}, qr/"$made->{data}{gid}"/, 'with their arguments';
-    is $call->('GET', $_, '')->{status}, 404, "nothing else is Asana's: $_"
-        for '/../users/me', '/1/2', '/x', 's';
     is $call->('DELETE', "/$made->{data}{gid}", '')->{status}, 200,
         'and deleted';
     $t->secrecy($secret, $theirs, $token);
 
-    # without DNS it starts all the same
-
-    (my $deaf = $t->slurp('nginx.conf')) =~
-        s/\Q$dns\E/127.0.0.1:@{[port()]}/g;
-    $deaf =~ s/^( +resolver .*)/$1 resolver_timeout 1s;/m;
-    $t->stop;
-    $t->run($deaf);
-    is shake($t, '/receive-webhook/1200', $secret)->{status}, 200,
-        'without DNS nginx starts, and receives';
-    is $call->('POST', '', "resource=1201&target=$target")->{status}, 502,
-        'a create call fails';
-
     # who is not Asana gets no token
 
-    (my $conf = $deaf) =~ s/\Q$ca\E/$home->{dir}\/leaf.pem/;
-    $conf =~ s/^( +resolver +)[\d.:]+/$1$dns/m;
+    (my $conf = $t->slurp('nginx.conf')) =~ s/\Q$ca\E/$home->{dir}\/leaf.pem/;
     $t->reload($conf);
     is $call->('POST', '', "resource=1201&target=$target")->{status}, 502,
         'an Asana without a certificate of its authority is not asked';
-    like $t->slurp('error.log'), qr/certificate verify error/, 'for that';
     $t->end;
-}
-
-# the first examples of the documentation
-
-for my $page ('README.md', 'docs/reference.md') {
-    open my $doc, '<', $page or die $!;
-    my ($text) = do { local $/ = undef; <$doc> } =~ /^```nginx\n(.*?)^```/ms;
-    close $doc;
-    my $t = Receiver->new->app;
-    $text =~ s/^load_module .*\n//m;
-    $text =~ s/^thread_pool .*|\s+thread_pool=\w+//mg if !Receiver::threads();
-    $text =~ s{/var/lib/nginx}{$t->{dir}};
-    $text =~ s{http://app;}{http://127.0.0.1:$t->{app_port};};
-    $text =~ s/(server_name )/listen 127.0.0.1:$t->{port}; $1/;
-    $text =~ s/^http \{/"http {\n" . $t->globals_http/me;
-    $t->run($t->globals . $text);
-    my $uri = '/receive-webhook/7654';
-    is shake($t, $uri, $secret)->{status}, 200, "$page: a handshake";
-    is deliver($t, $uri, $secret, $body)->{status}, 200, 'a delivery';
-    is((http_app($t)->())[1], 'VERIFIED', 'the application is told so');
-    is deliver($t, $uri, "$secret-other", $body)->{status}, 403, 'a forged one';
-    is deliver($t, $_, $secret, $body)->{status}, 404, "no door: $_"
-        for "$uri/", "$uri%0A", '/', '/receive-webhook/07654', uc $uri;
-    is scalar(() = $t->seen), 0, 'nothing arrives';
-    $t->end;
-}
-
-# what examples must not have
-
-for my $file (glob('conf/*.conf docs/*.md'), 'README.md', 'quickstart') {
-    open my $fh, '<', $file or die $!;
-    my $text = do { local $/ = undef; <$fh> };
-    close $fh;
-    my ($bad) = $text
-        =~ /^( *(?:\w+_(?:set_header|param) +X-Asana-Hook-Status|location ~.*\$"? \{|thread_pool +default).*)/m;
-    is $bad, undef, "$file: one key a URL, no header of its own, its own pool";
 }
 
 opendir my $dh, 'conf' or die $!;

@@ -113,8 +113,6 @@ my @cases = (
     ['another key', 'POST', '/b', [$good], 'UNKNOWN']
 );
 
-# what asks first is read for each key alike: t/expect.t
-
 for my $case (@cases) {
     my ($name, $method, $uri, $headers, $word) = @$case;
 
@@ -122,8 +120,7 @@ for my $case (@cases) {
 
     my $s = $t->connection;
     request($s, join "\r\n", "$method $uri HTTP/1.1", 'Host: localhost',
-        'Content-Length: 2',
-        $word eq 'UNKNOWN' ? () : 'Expect: 100-continue', @$headers, '', '');
+        'Content-Length: 2', 'Expect: 100-continue', @$headers, '', '');
     my $r = response($s, 5, $method eq 'HEAD');
     is $r->{status}, 403, "$name, $method: rejected";
     ok !$r->{continued}, 'the body was not asked for';
@@ -165,31 +162,6 @@ like $t->call('POST', '/a')->{body}, qr/403 Forbidden/,
     'the body of the answer is the usual short page';
 
 $t->secrecy($secret, values %vector);
-$t->end;
-
-# keys: "$" of a regular expression lets a new line pass
-
-$t = Receiver->new(
-    level  => 'debug',
-    server => 'location ~ ^/receive/(?<hook>[0-9]+)$ {
-            asana_hook hooks; proxy_pass http://127.0.0.1:APP;
-        }'
-);
-$t->{server} =~ s/APP/$t->{app_port}/;
-$t->app->run;
-is $t->handshake('/receive/1200', $secret)->{status}, 200, 'a good key';
-$t->words(1);
-for my $uri ('/receive/1200%0A',
-    map { sprintf '/a%%%02Xb', $_ } 1 .. 31, 127)
-{
-    is $t->handshake($uri, $secret)->{status}, 400, "$uri is no good";
-    is $t->deliver($uri, $secret, '{}')->{status}, 403, 'nor for a delivery';
-    is join(' ', ($t->words(2))[-2, -1]), 'MALFORMED UNKNOWN', 'as is logged';
-}
-for my $uri ('/%20', '/%7E', '/%80', '/%C3%A4', '/%FF') {
-    is $t->handshake($uri, $secret)->{status}, 200, "$uri is good";
-    is $t->deliver($uri, $secret, '{}')->{status}, 200, 'for a delivery';
-}
 $t->end;
 
 # the level of the messages

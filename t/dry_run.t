@@ -198,8 +198,8 @@ request($s, "POST /h HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
 like readline $s, qr/100/, 'nginx waits for the body';
 request($s, 'half');
 close $s;
-ok wait_for(sub { $t->slurp('access.log') =~ m{^POST /h 400 \[ABORTED\]}m }, 5),
-    'a body that is cut short: ABORTED';
+ok wait_for(sub { $t->slurp('access.log') =~ m{^POST /h 400 \[ERROR\]}m }, 5),
+    'a body that is cut short: ERROR';
 is scalar(@none = $t->seen), 0, 'none of them arrives';
 
 $t->secrecy($secret, $other, sign($secret, $events), sign($other, $events));

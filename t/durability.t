@@ -89,8 +89,7 @@ SKIP: {
     my @old = $t->workers;
     kill 'USR2', $old;
     my $both = wait_for(sub {
-        my $new = $t->master;
-        $new && $new != $old && $t->workers == 2;
+        $t->master && $t->master != $old && $t->workers == 2;
     });
     ok $both, 'USR2: two generations' or skip 'no upgrade', 2;
     race(300, 'generations', [$t->{port}, @old], [$t->{port}, $t->workers]);

@@ -245,55 +245,6 @@ is join(' ', map { door() } 1 .. 10), join(' ', ('shut') x 10), 'shut';
 is $t->deliver('/reload', $secret, 'x')->{status}, 200, 'active';
 $t->end;
 
-# the same, and the zone has another size: what is in flight moves with it
-
-start(http => 'asana_hook_zone $uri zone=other:1m state=STATE;');
-$t->{http} =~ s{STATE}{$t->{dir}/other};
-$t->{server} .= ' location /other { asana_hook_register other; '
-    . "proxy_pass http://127.0.0.1:$t->{app_port}; }";
-$t->run;
-($c, $gate, $secret) = stalled();
-@old = $t->workers;
-(my $sized = $t->conf) =~ s/zone=(\w+):1m/zone=$1:2m/g;
-$t->write_file('nginx.conf', $sized);
-kill 'HUP', $t->master;
-ok wait_for(sub { grep { my $pid = $_; !grep { $_ == $pid } @old }
-        $t->workers }), 'a reload with a larger zone';
-ok wait_for(sub { $t->call('GET', '/api/')->{body} =~ /"size":2097152/ }),
-    'which is there';
-is door(), 'open', 'what an old worker has in flight counts';
-$up->open($gate);
-is response($c)->{status}, 201, 'its answer comes';
-ok wait_for(sub { Receiver::gone(@old) }), 'it ends';
-is door(), 'shut', 'shut';
-$t->end;
-
-# another user, who may not even send a signal to the workers of before
-
-SKIP: {
-    skip 'only root changes users', 6 if $> != 0;
-    start()->run;
-    ($c, $gate, $secret) = stalled();
-    @old = $t->workers;
-    my $own = getpwnam 'nobody';
-    (my $other = $t->conf) =~ s/user www-data;/user nobody nogroup;/;
-    $t->write_file('nginx.conf', $other);
-    chown $own, -1, glob "$t->{dir}/state/*";
-    chown $own, -1, "$t->{dir}/state";
-    kill 'HUP', $t->master;
-    ok wait_for(sub { grep { my $pid = $_; !grep { $_ == $pid } @old }
-            $t->workers }), 'a reload with another user';
-    my ($new) = grep { my $pid = $_; !grep { $_ == $pid } @old } $t->workers;
-    is +(stat "/proc/$new")[4], $own, 'who has the new worker';
-    ok wait_for(sub { door() eq 'open' }, 5),
-        'what an old worker has in flight counts';
-    $up->open($gate);
-    is response($c)->{status}, 201, 'its answer comes';
-    ok wait_for(sub { Receiver::gone(@old) }), 'it ends';
-    is door(), 'shut', 'shut';
-    $t->end;
-}
-
 # HTTP/2
 
 SKIP: {

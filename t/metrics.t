@@ -252,9 +252,9 @@ for my $n (1 .. 6) {
         request($s, $cut);
     }
     close $s;
-    $want{'deliveries aborted'}++;
+    $want{'deliveries error'}++;
 }
-wait_for(sub { (info()->{'deliveries aborted'} || 0) == 6 }, 5);
+wait_for(sub { (info()->{'deliveries error'} || 0) == 6 }, 5);
 compare('bodies that did not come');
 
 # promtool's opinion
@@ -295,7 +295,7 @@ $t->app->run;
 
 is_deeply [sort grep {/creates/} keys %{ metrics() }],
     [map {qq(asana_hook_creates_total{zone="hooks",result="$_"})}
-        qw(error malformed refused registered unknown)],
+        qw(error malformed registered unknown)],
     'a gateway: words of create calls are there from the start';
 
 sub create {

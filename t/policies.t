@@ -46,12 +46,7 @@ sub start {
     }
     my $http = $t->globals_http;
     $http =~ s/ hook([ ;])/ other$1/g;
-    my $pool = 'thread_pool asana_hook threads=1;';
-    if (!Receiver::threads()) {
-        $pool = '';
-        $text =~ s/thread_pool=asana_hook//g;
-    }
-    my $conf = $t->globals . "$pool\nhttp {\n$http$text\n}\n";
+    my $conf = $t->globals . "http {\n$http$text\n}\n";
     return ($t, $conf);
 }
 
@@ -97,12 +92,6 @@ sub bypass {
     is deliver($t, $asana), '200 VERIFIED', 'its deliveries pass';
     is deliver($t, $planted), '403', 'others do not';
     bypass($t);
-
-    for my $other ("$uri/", "$uri%0A", "$uri%00", uc $uri, $uri =~ s{/1}{/01}r) {
-        isnt $t->handshake($other, $planted)->{status}, 200,
-            "another spelling: $other";
-        isnt deliver($t, $asana, $other), '200 VERIFIED', 'is not the webhook';
-    }
 
     $conf =~ s/(asana_hook +hooks;)/$1 asana_hook_enroll off;/;
     $t->reload($conf);

@@ -170,54 +170,6 @@ is door(), 403, 'and no longer';
 $up->open('go');
 close $_ for $s, $s2;
 
-# a clock that was a year ahead for a moment: what it left counts as now
-
-my $now = 420 * $day;
-at($now + 365 * $day);
-my ($live, $dead, $next) = (secret(), secret(), secret());
-is $t->handshake("/ahead/$_->[0]", $_->[1])->{status}, 200, 'a handshake'
-    for ['live', $live], ['dead', $dead], ['fresh', $next];
-is event('/ahead/live', $live)->{status}, 200, 'a delivery';
-is event('/ahead/dead', $dead)->{status}, 200, 'another';
-my $ahead = secret();
-is $t->handshake('/confirm/ahead', $ahead)->{status}, 200, 'a pending secret';
-at($now);
-is event('/ahead/live', $live)->{status}, 200, 'back: it verifies';
-for my $key (qw(live dead fresh)) {
-    is $t->handshake("/ahead/$key", secret())->{status}, 403,
-        "$key: no other one is accepted";
-}
-is event('/confirm/ahead', $ahead)->{status}, 503, 'pending';
-is $t->handshake('/a/other', secret())->{status}, 200, 'a handshake';
-$t->stop;
-$t->start;
-at($now + 301);
-is event('/confirm/ahead', $ahead)->{status}, 403, 'for five minutes';
-at($now + $day + $minute);
-for my $key (qw(live dead fresh)) {
-    is state_of("/ahead/$key"), 'inactive', "$key: inactive a day later";
-    is $t->handshake("/ahead/$key", secret())->{status}, 200,
-        'and replaced';
-}
-
-$t->end;
-
-# pending secrets of that moment push no genuine one out
-
-$t = Receiver->new(zone => 'max_size=1m',
-    location => 'asana_hook_enroll confirm;',
-    server   => 'location /api { asana_hook_api hooks write=on; }');
-$clock = Shim->new($t);
-$t->app->run;
-at(365 * $day);
-$t->handshake("/flood/$_", secret()) for 1 .. 64;
-at(0);
-my $genuine = secret();
-is $t->handshake('/genuine', $genuine)->{status}, 200, 'a genuine one';
-is scalar(grep { $t->handshake("/late/$_", secret())->{status} == 200 }
-        1 .. 20), 20, 'and others after it';
-is event('/genuine', $genuine)->{status}, 503, 'is still pending';
-
 $t->end;
 
 done_testing;

@@ -1,0 +1,40 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+#ifndef _NGX_ASANA_LMDB_READ_H_INCLUDED_
+#define _NGX_ASANA_LMDB_READ_H_INCLUDED_
+
+
+#include "ngx_asana_lmdb_env.h"
+
+
+/*
+ * Reading, in the main thread alone.  Each read renews a parked transaction;
+ * an environment that is not taken is left alone, and nothing is known.
+ */
+
+typedef struct {
+    ngx_asana_lmdb_env_t      *e;
+    ngx_uint_t                 taken;
+    ngx_asana_lmdb_records_t   recs;      /* recs.txn: the parked read */
+} ngx_asana_lmdb_read_t;
+
+
+/* Takes an environment that was opened; ends the parked read and lets go. */
+void ngx_asana_lmdb_read_take(ngx_asana_lmdb_read_t *rd);
+void ngx_asana_lmdb_read_let_go(ngx_asana_lmdb_read_t *rd);
+
+/* As the functions of a backend. */
+uint64_t ngx_asana_lmdb_read_version(ngx_asana_lmdb_read_t *rd);
+ngx_int_t ngx_asana_lmdb_read_find(ngx_asana_lmdb_read_t *rd,
+    ngx_asana_lookup_t *lookup, ngx_log_t *log);
+ngx_int_t ngx_asana_lmdb_read_list(ngx_asana_lmdb_read_t *rd,
+    ngx_str_t *after, ngx_asana_visit_pt visit, void *data, ngx_log_t *log);
+ngx_int_t ngx_asana_lmdb_read_stat(ngx_asana_lmdb_read_t *rd,
+    ngx_asana_stat_t *stat, ngx_log_t *log);
+
+
+#endif /* _NGX_ASANA_LMDB_READ_H_INCLUDED_ */

@@ -1,0 +1,25 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+#ifndef _NGX_ASANA_LMDB_WRITE_H_INCLUDED_
+#define _NGX_ASANA_LMDB_WRITE_H_INCLUDED_
+
+
+#include "ngx_asana_lmdb_env.h"
+
+
+/*
+ * In the thread: carries out the tasks of a batch, which is not empty, and
+ * sets their outcomes.  Returns 0 if there is no more to do for the backend;
+ * MDB_MAP_FULL: the map is to grow, MDB_MAP_RESIZED: to be taken over from
+ * another process, and the batch is to be given again then, with its outcomes.
+ * MDB_PANIC: the environment is of no use any more.  Errors are logged.
+ */
+int ngx_asana_lmdb_write(ngx_asana_lmdb_env_t *e, ngx_queue_t *batch,
+    ngx_log_t *log);
+
+
+#endif /* _NGX_ASANA_LMDB_WRITE_H_INCLUDED_ */
