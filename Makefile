@@ -20,6 +20,11 @@
 # make install          into the modules directory of nginx, below DESTDIR
 # make clean
 
+ifneq ($(words $(CURDIR)),1)
+$(error the path "$(CURDIR)" has a space, which make and nginx's configure \
+	cannot handle: move the directory)
+endif
+
 CC ?= cc
 NGINX_SRC ?= /usr/share/nginx/src
 NGINX ?= nginx
@@ -28,13 +33,15 @@ PROVE ?= prove
 
 MODULE = ngx_http_asana_hook_module
 SO = build/$(MODULE).so
-SOURCES = $(MODULE).c config $(wildcard src/*.c src/*.h)
+SOURCES = $(MODULE).c config $(wildcard src/*.[ch] src/*/*.[ch])
 
 # nginx's handlers have parameters that not each of them needs
 WARNINGS = -Wall -Wextra -Wno-unused-parameter -Werror
 CFLAGS ?= -g -O2 -fstack-protector-strong -D_FORTIFY_SOURCE=2
-ASAN = -fsanitize=address,undefined \
-	-fno-sanitize=alignment,pointer-overflow,nonnull-attribute
+# nginx itself does not pass all of UBSan; the module does
+LENIENT = alignment,pointer-overflow,nonnull-attribute
+ASAN = -fsanitize=address,undefined -fno-sanitize=$(LENIENT)
+STRICT = --eval='objs/addon/%: CFLAGS += -fsanitize=$(LENIENT)'
 SANITIZED = ASANA_HOOK_STATIC=1 \
 	ASAN_OPTIONS=detect_leaks=1:detect_odr_violation=0 \
 	LSAN_OPTIONS=suppressions=$(CURDIR)/tools/lsan.supp:print_suppressions=0 \
@@ -90,7 +97,7 @@ build/static/.configured: config Makefile tools/configure | $(TREE)
 	touch $@
 
 asan: build/asan/.configured $(SOURCES)
-	$(MAKE) -j2 -C build/asan/nginx -f objs/Makefile binary
+	$(MAKE) -j2 -C build/asan/nginx $(STRICT) -f objs/Makefile binary
 	cp build/asan/nginx/objs/nginx build/asan/nginx.new
 	mv build/asan/nginx.new build/asan/nginx-asana-hook
 

@@ -4,7 +4,10 @@
  */
 
 
-#include "ngx_http_asana_hook.h"
+#include "ngx_http_asana_ack.h"
+#include "ngx_http_asana_api.h"
+#include "ngx_http_asana_gateway.h"
+#include "ngx_http_asana_handler.h"
 
 
 #define NGX_HTTP_ASANA_HOOK_VAR_STATUS     0
@@ -20,8 +23,8 @@ static void *ngx_http_asana_hook_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 static ngx_int_t ngx_http_asana_hook_role(ngx_conf_t *cf,
-    ngx_http_asana_hook_loc_conf_t *prev,
-    ngx_http_asana_hook_loc_conf_t *conf);
+    ngx_http_asana_loc_conf_t *prev,
+    ngx_http_asana_loc_conf_t *conf);
 static ngx_int_t ngx_http_asana_hook_known(ngx_conf_t *cf,
     const char *directive, ngx_shm_zone_t *shm_zone);
 static char *ngx_http_asana_hook_zone_slot(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -49,8 +52,8 @@ static ngx_conf_enum_t  ngx_http_asana_hook_log_levels[] = {
 
 
 static ngx_conf_enum_t  ngx_http_asana_hook_heartbeats[] = {
-    { ngx_string("pass"), NGX_HTTP_ASANA_HOOK_HEARTBEAT_PASS },
-    { ngx_string("answer"), NGX_HTTP_ASANA_HOOK_HEARTBEAT_ANSWER },
+    { ngx_string("pass"), NGX_HTTP_ASANA_HEARTBEAT_PASS },
+    { ngx_string("answer"), NGX_HTTP_ASANA_HEARTBEAT_ANSWER },
     { ngx_null_string, 0 }
 };
 
@@ -59,7 +62,7 @@ static ngx_command_t  ngx_http_asana_hook_commands[] = {
 
     { ngx_string("asana_hook_zone"),
       NGX_HTTP_MAIN_CONF|NGX_CONF_2MORE,
-      ngx_http_asana_hook_zone,
+      ngx_http_asana_conf_zone,
       NGX_HTTP_MAIN_CONF_OFFSET,
       0,
       NULL },
@@ -68,14 +71,14 @@ static ngx_command_t  ngx_http_asana_hook_commands[] = {
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
       ngx_http_asana_hook_zone_slot,
       NGX_HTTP_LOC_CONF_OFFSET,
-      offsetof(ngx_http_asana_hook_loc_conf_t, shm_zone),
+      offsetof(ngx_http_asana_loc_conf_t, hook),
       NULL },
 
-    { ngx_string("asana_hook_register"),
+    { ngx_string("asana_hook_gateway"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
       ngx_http_asana_hook_zone_slot,
       NGX_HTTP_LOC_CONF_OFFSET,
-      offsetof(ngx_http_asana_hook_loc_conf_t, gateway),
+      offsetof(ngx_http_asana_loc_conf_t, gateway),
       NULL },
 
     { ngx_string("asana_hook_enroll"),
@@ -96,28 +99,28 @@ static ngx_command_t  ngx_http_asana_hook_commands[] = {
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
       ngx_http_asana_hook_enum,
       NGX_HTTP_LOC_CONF_OFFSET,
-      offsetof(ngx_http_asana_hook_loc_conf_t, log_level),
+      offsetof(ngx_http_asana_loc_conf_t, log_level),
       &ngx_http_asana_hook_log_levels },
 
     { ngx_string("asana_hook_heartbeat"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
       ngx_http_asana_hook_enum,
       NGX_HTTP_LOC_CONF_OFFSET,
-      offsetof(ngx_http_asana_hook_loc_conf_t, heartbeat),
+      offsetof(ngx_http_asana_loc_conf_t, heartbeat),
       &ngx_http_asana_hook_heartbeats },
 
     { ngx_string("asana_hook_ack"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_FLAG,
       ngx_conf_set_flag_slot,
       NGX_HTTP_LOC_CONF_OFFSET,
-      offsetof(ngx_http_asana_hook_loc_conf_t, ack),
+      offsetof(ngx_http_asana_loc_conf_t, ack),
       NULL },
 
     { ngx_string("asana_hook_dry_run"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_FLAG,
       ngx_conf_set_flag_slot,
       NGX_HTTP_LOC_CONF_OFFSET,
-      offsetof(ngx_http_asana_hook_loc_conf_t, dry_run),
+      offsetof(ngx_http_asana_loc_conf_t, dry_run),
       NULL },
 
     { ngx_string("asana_hook_api"),
@@ -166,27 +169,6 @@ ngx_module_t  ngx_http_asana_hook_module = {
     ((shm_zone) != NGX_CONF_UNSET_PTR && (shm_zone) != NULL)
 
 
-#define ngx_http_asana_hook_word(word)                                        \
-    ngx_string(word NGX_HTTP_ASANA_HOOK_DRY_RUN)
-
-
-ngx_str_t  ngx_http_asana_hook_words[] = {
-    ngx_null_string,
-    ngx_http_asana_hook_word("HANDSHAKE"),
-    ngx_http_asana_hook_word("REFUSED"),
-    ngx_http_asana_hook_word("VERIFIED"),
-    ngx_http_asana_hook_word("HEARTBEAT"),
-    ngx_http_asana_hook_word("PENDING"),
-    ngx_http_asana_hook_word("UNSIGNED"),
-    ngx_http_asana_hook_word("UNKNOWN"),
-    ngx_http_asana_hook_word("INVALID"),
-    ngx_http_asana_hook_word("MALFORMED"),
-    ngx_http_asana_hook_word("ERROR"),
-    ngx_http_asana_hook_word("BYPASS"),
-    ngx_http_asana_hook_word("REGISTERED")
-};
-
-
 static ngx_http_variable_t  ngx_http_asana_hook_vars[] = {
 
     { ngx_string("asana_hook_status"), NULL,
@@ -210,11 +192,11 @@ ngx_http_asana_hook_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data)
 {
     ngx_str_t                   value;
-    ngx_http_asana_hook_ctx_t  *ctx;
+    ngx_http_asana_ctx_t  *ctx;
 
     ngx_str_null(&value);
 
-    ctx = ngx_http_asana_hook_get_ctx(r->main);
+    ctx = ngx_http_asana_request_ctx(r->main);
 
     if (ctx == NULL) {
         v->not_found = 1;
@@ -224,12 +206,7 @@ ngx_http_asana_hook_variable(ngx_http_request_t *r,
     switch (data) {
 
     case NGX_HTTP_ASANA_HOOK_VAR_STATUS:
-        value = ngx_http_asana_hook_words[ctx->status];
-
-        if (value.len && !ctx->dry_run) {
-            value.len -= sizeof(NGX_HTTP_ASANA_HOOK_DRY_RUN) - 1;
-        }
-
+        ngx_http_asana_request_word(ctx, &value);
         break;
 
     case NGX_HTTP_ASANA_HOOK_VAR_KEY:
@@ -281,15 +258,15 @@ ngx_http_asana_hook_add_variables(ngx_conf_t *cf)
 static void *
 ngx_http_asana_hook_create_main_conf(ngx_conf_t *cf)
 {
-    ngx_http_asana_hook_main_conf_t  *amcf;
+    ngx_http_asana_main_conf_t  *amcf;
 
-    amcf = ngx_pcalloc(cf->pool, sizeof(ngx_http_asana_hook_main_conf_t));
+    amcf = ngx_pcalloc(cf->pool, sizeof(ngx_http_asana_main_conf_t));
     if (amcf == NULL) {
         return NULL;
     }
 
     if (ngx_array_init(&amcf->zones, cf->pool, 1,
-                       sizeof(ngx_http_asana_hook_zone_t *))
+                       sizeof(ngx_http_asana_zone_conf_t *))
         != NGX_OK)
     {
         return NULL;
@@ -302,14 +279,14 @@ ngx_http_asana_hook_create_main_conf(ngx_conf_t *cf)
 static void *
 ngx_http_asana_hook_create_loc_conf(ngx_conf_t *cf)
 {
-    ngx_http_asana_hook_loc_conf_t  *ahcf;
+    ngx_http_asana_loc_conf_t  *ahcf;
 
-    ahcf = ngx_palloc(cf->pool, sizeof(ngx_http_asana_hook_loc_conf_t));
+    ahcf = ngx_palloc(cf->pool, sizeof(ngx_http_asana_loc_conf_t));
     if (ahcf == NULL) {
         return NULL;
     }
 
-    ahcf->shm_zone = NGX_CONF_UNSET_PTR;
+    ahcf->hook = NGX_CONF_UNSET_PTR;
     ahcf->enroll = NGX_CONF_UNSET_PTR;
     ahcf->status = NGX_CONF_UNSET_UINT;
     ahcf->log_level = NGX_CONF_UNSET_UINT;
@@ -327,27 +304,41 @@ ngx_http_asana_hook_create_loc_conf(ngx_conf_t *cf)
 static char *
 ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
 {
-    ngx_http_asana_hook_loc_conf_t *prev = parent;
-    ngx_http_asana_hook_loc_conf_t *conf = child;
+    ngx_http_asana_loc_conf_t *prev = parent;
+    ngx_http_asana_loc_conf_t *conf = child;
 
-    ngx_http_asana_hook_zone_t  *zone;
+    ngx_http_core_loc_conf_t    *clcf;
+    ngx_http_asana_zone_conf_t  *zone;
 
     if (ngx_http_asana_hook_role(cf, prev, conf) != NGX_OK) {
         return NGX_CONF_ERROR;
     }
 
-    ngx_conf_merge_ptr_value(conf->shm_zone, prev->shm_zone, NULL);
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    /* below "if" nginx keeps the handler, below "limit_except" it does not */
+
+    if (clcf->noname) {
+        conf->api = prev->api;
+        conf->api_write = prev->api_write;
+
+        if (clcf->lmt_excpt && conf->api && clcf->handler == NULL) {
+            clcf->handler = ngx_http_asana_api_handler;
+        }
+    }
+
+    ngx_conf_merge_ptr_value(conf->hook, prev->hook, NULL);
     ngx_conf_merge_ptr_value(conf->gateway, prev->gateway, NULL);
     ngx_conf_merge_ptr_value(conf->enroll, prev->enroll, NULL);
     ngx_conf_merge_uint_value(conf->status, prev->status, NGX_HTTP_FORBIDDEN);
     ngx_conf_merge_uint_value(conf->log_level, prev->log_level, NGX_LOG_ERR);
     ngx_conf_merge_uint_value(conf->heartbeat, prev->heartbeat,
-                              NGX_HTTP_ASANA_HOOK_HEARTBEAT_PASS);
+                              NGX_HTTP_ASANA_HEARTBEAT_PASS);
     ngx_conf_merge_value(conf->ack, prev->ack, 1);
     ngx_conf_merge_value(conf->dry_run, prev->dry_run, 0);
 
-    if (ngx_http_asana_hook_known(cf, "asana_hook", conf->shm_zone) != NGX_OK
-        || ngx_http_asana_hook_known(cf, "asana_hook_register", conf->gateway)
+    if (ngx_http_asana_hook_known(cf, "asana_hook", conf->hook) != NGX_OK
+        || ngx_http_asana_hook_known(cf, "asana_hook_gateway", conf->gateway)
            != NGX_OK
         || ngx_http_asana_hook_known(cf, "asana_hook_api", conf->api)
            != NGX_OK)
@@ -371,22 +362,22 @@ ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
  */
 
 static ngx_int_t
-ngx_http_asana_hook_role(ngx_conf_t *cf, ngx_http_asana_hook_loc_conf_t *prev,
-    ngx_http_asana_hook_loc_conf_t *conf)
+ngx_http_asana_hook_role(ngx_conf_t *cf, ngx_http_asana_loc_conf_t *prev,
+    ngx_http_asana_loc_conf_t *conf)
 {
     ngx_uint_t  both, gateway, hook;
 
-    hook = ngx_http_asana_hook_named(conf->shm_zone);
+    hook = ngx_http_asana_hook_named(conf->hook);
     gateway = ngx_http_asana_hook_named(conf->gateway);
 
     /* "http" is the child of nothing: its own two are seen from below */
 
-    both = ngx_http_asana_hook_named(prev->shm_zone)
+    both = ngx_http_asana_hook_named(prev->hook)
            && ngx_http_asana_hook_named(prev->gateway);
 
     if (both || hook + gateway + (conf->api != NULL) > 1) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"asana_hook\", \"asana_hook_register\" and "
+                           "\"asana_hook\", \"asana_hook_gateway\" and "
                            "\"asana_hook_api\" need locations of their own");
         return NGX_ERROR;
     }
@@ -396,7 +387,7 @@ ngx_http_asana_hook_role(ngx_conf_t *cf, ngx_http_asana_hook_loc_conf_t *prev,
     }
 
     if (gateway) {
-        conf->shm_zone = NULL;
+        conf->hook = NULL;
     }
 
     return NGX_OK;
@@ -426,7 +417,6 @@ ngx_http_asana_hook_zone_slot(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_str_t                        *value;
     ngx_shm_zone_t                  **shm_zone;
-    ngx_http_asana_hook_main_conf_t  *amcf;
 
     shm_zone = (ngx_shm_zone_t **) ((u_char *) conf + cmd->offset);
 
@@ -451,13 +441,6 @@ ngx_http_asana_hook_zone_slot(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         return NGX_CONF_ERROR;
     }
 
-    amcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_asana_hook_module);
-    amcf->enabled = 1;
-
-    if (cmd->offset == offsetof(ngx_http_asana_hook_loc_conf_t, gateway)) {
-        amcf->gateway = 1;
-    }
-
     return NGX_CONF_OK;
 }
 
@@ -465,7 +448,7 @@ ngx_http_asana_hook_zone_slot(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 static char *
 ngx_http_asana_hook_api(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
-    ngx_http_asana_hook_loc_conf_t *ahcf = conf;
+    ngx_http_asana_loc_conf_t *ahcf = conf;
 
     ngx_str_t                 *value;
     ngx_http_core_loc_conf_t  *clcf;
@@ -511,7 +494,7 @@ ngx_http_asana_hook_api(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         return NGX_CONF_ERROR;
     }
 
-    clcf->handler = ngx_http_asana_hook_api_handler;
+    clcf->handler = ngx_http_asana_api_handler;
 
     return NGX_CONF_OK;
 }
@@ -521,13 +504,13 @@ static char *
 ngx_http_asana_hook_enroll_value(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf)
 {
-    ngx_http_asana_hook_loc_conf_t *ahcf = conf;
+    ngx_http_asana_loc_conf_t *ahcf = conf;
 
     char                          *rv;
     ngx_str_t                     *value;
-    ngx_http_asana_hook_policy_e   policy;
+    ngx_asana_enroll_e         enroll;
 
-    cmd->offset = offsetof(ngx_http_asana_hook_loc_conf_t, enroll);
+    cmd->offset = offsetof(ngx_http_asana_loc_conf_t, enroll);
 
     rv = ngx_http_set_complex_value_slot(cf, cmd, conf);
 
@@ -537,13 +520,13 @@ ngx_http_asana_hook_enroll_value(ngx_conf_t *cf, ngx_command_t *cmd,
 
     value = cf->args->elts;
 
-    if (ngx_http_asana_hook_policy(&value[1], &policy) == NGX_OK) {
+    if (ngx_asana_policy_enroll(&value[1], &enroll) == NGX_OK) {
         return NGX_CONF_OK;
     }
 
     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                        "invalid value \"%V\" in \"asana_hook_enroll\", it must "
-                       "be \"first\", \"open\", \"confirm\", \"register\" or "
+                       "be \"first\", \"open\", \"confirm\", \"gateway\" or "
                        "\"off\"", &value[1]);
 
     return NGX_CONF_ERROR;
@@ -553,7 +536,7 @@ ngx_http_asana_hook_enroll_value(ngx_conf_t *cf, ngx_command_t *cmd,
 static char *
 ngx_http_asana_hook_status_code(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
-    ngx_http_asana_hook_loc_conf_t *ahcf = conf;
+    ngx_http_asana_loc_conf_t *ahcf = conf;
 
     ngx_int_t   n;
     ngx_str_t  *value;
@@ -619,19 +602,19 @@ ngx_http_asana_hook_init(ngx_conf_t *cf)
     ngx_uint_t                        i;
     ngx_http_handler_pt              *h;
     ngx_http_core_main_conf_t        *cmcf;
-    ngx_http_asana_hook_zone_t      **zones;
-    ngx_http_asana_hook_main_conf_t  *amcf;
+    ngx_http_asana_zone_conf_t      **zones;
+    ngx_http_asana_main_conf_t  *amcf;
 
     amcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_asana_hook_module);
 
-    if (!amcf->enabled) {
+    if (amcf->zones.nelts == 0) {
         return NGX_OK;
     }
 
     zones = amcf->zones.elts;
 
     for (i = 0; i < amcf->zones.nelts; i++) {
-        zones[i]->hmac = ngx_http_asana_hook_hmac_create(cf->pool, cf->log);
+        zones[i]->hmac = ngx_asana_hmac_create(cf->pool, cf->log);
         if (zones[i]->hmac == NULL) {
             return NGX_ERROR;
         }
@@ -639,17 +622,28 @@ ngx_http_asana_hook_init(ngx_conf_t *cf)
 
     cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
 
+    h = ngx_array_push(&cmcf->phases[NGX_HTTP_POST_READ_PHASE].handlers);
+    if (h == NULL) {
+        return NGX_ERROR;
+    }
+
+    *h = ngx_http_asana_handler_post_read;
+
     h = ngx_array_push(&cmcf->phases[NGX_HTTP_PRECONTENT_PHASE].handlers);
     if (h == NULL) {
         return NGX_ERROR;
     }
 
-    *h = ngx_http_asana_hook_handler;
+    *h = ngx_http_asana_handler;
 
-    ngx_http_asana_hook_ack_init();
+    ngx_http_asana_ack_init();
 
-    if (amcf->gateway) {
-        ngx_http_asana_hook_register_init();
+    for (i = 0; i < amcf->zones.nelts; i++) {
+
+        if (zones[i]->gateway) {
+            ngx_http_asana_gateway_init();
+            break;
+        }
     }
 
     return NGX_OK;
@@ -662,8 +656,8 @@ static ngx_int_t
 ngx_http_asana_hook_init_process(ngx_cycle_t *cycle)
 {
     ngx_uint_t                        i;
-    ngx_http_asana_hook_zone_t      **zones;
-    ngx_http_asana_hook_main_conf_t  *amcf;
+    ngx_http_asana_zone_conf_t      **zones;
+    ngx_http_asana_main_conf_t  *amcf;
 
     if (ngx_process != NGX_PROCESS_WORKER && ngx_process != NGX_PROCESS_SINGLE)
     {
@@ -679,7 +673,7 @@ ngx_http_asana_hook_init_process(ngx_cycle_t *cycle)
     zones = amcf->zones.elts;
 
     for (i = 0; i < amcf->zones.nelts; i++) {
-        if (ngx_http_asana_hook_zone_open(zones[i], cycle) != NGX_OK) {
+        if (ngx_asana_zone_open(zones[i]->zone, cycle) != NGX_OK) {
             return NGX_ERROR;
         }
     }
@@ -692,8 +686,8 @@ static void
 ngx_http_asana_hook_exit_process(ngx_cycle_t *cycle)
 {
     ngx_uint_t                        i;
-    ngx_http_asana_hook_zone_t      **zones;
-    ngx_http_asana_hook_main_conf_t  *amcf;
+    ngx_http_asana_zone_conf_t      **zones;
+    ngx_http_asana_main_conf_t  *amcf;
 
     amcf = ngx_http_cycle_get_module_main_conf(cycle,
                                                ngx_http_asana_hook_module);
@@ -704,6 +698,6 @@ ngx_http_asana_hook_exit_process(ngx_cycle_t *cycle)
     zones = amcf->zones.elts;
 
     for (i = 0; i < amcf->zones.nelts; i++) {
-        ngx_http_asana_hook_zone_close(zones[i], cycle->log);
+        ngx_asana_zone_close(zones[i]->zone);
     }
 }

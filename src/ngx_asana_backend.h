@@ -152,7 +152,10 @@ typedef struct {
      */
     ngx_int_t             (*adopt)(void *backend, ngx_log_t *log);
 
-    /* visits the keys behind "after" in their order, all of one state */
+    /*
+     * visits the keys behind "after" in their order, all of one state, until
+     * it is told otherwise: returns what it was told last, or NGX_ERROR
+     */
     ngx_int_t             (*list)(void *backend, ngx_str_t *after,
                                   ngx_asana_visit_pt visit, void *data,
                                   ngx_log_t *log);

@@ -379,7 +379,7 @@ ngx_asana_secrets_record(ngx_asana_secrets_t *secrets, u_char **pos,
 
 
 ngx_int_t
-ngx_asana_secret_check(u_char *text, size_t len)
+ngx_asana_secrets_check(u_char *text, size_t len)
 {
     size_t  i;
 

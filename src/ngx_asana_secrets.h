@@ -121,7 +121,7 @@ ngx_int_t ngx_asana_secrets_decode(ngx_asana_secrets_t *secrets, u_char *p,
     size_t len);
 
 /* 16 to 255 visible ASCII characters: NGX_OK, else NGX_DECLINED. */
-ngx_int_t ngx_asana_secret_check(u_char *text, size_t len);
+ngx_int_t ngx_asana_secrets_check(u_char *text, size_t len);
 
 
 #endif /* _NGX_ASANA_SECRETS_H_INCLUDED_ */

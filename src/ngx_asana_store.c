@@ -140,7 +140,7 @@ ngx_asana_store_close(ngx_asana_store_t *store)
         ngx_queue_remove(q);
 
         task = ngx_queue_data(q, ngx_asana_task_t, queue);
-        ngx_asana_task_free(task);
+        ngx_asana_store_task_free(task);
     }
 
     store->backend->close(store->data);
@@ -230,7 +230,7 @@ ngx_asana_store_prepare(ngx_asana_store_t *store)
 
 
 ngx_asana_task_t *
-ngx_asana_task_create(ngx_asana_change_e type, ngx_str_t *key, ngx_log_t *log)
+ngx_asana_store_task_create(ngx_asana_change_e type, ngx_str_t *key, ngx_log_t *log)
 {
     ngx_asana_task_t  *task;
 
@@ -250,7 +250,7 @@ ngx_asana_task_create(ngx_asana_change_e type, ngx_str_t *key, ngx_log_t *log)
 
 
 void
-ngx_asana_task_free(ngx_asana_task_t *task)
+ngx_asana_store_task_free(ngx_asana_task_t *task)
 {
     ngx_explicit_memzero(task, sizeof(ngx_asana_task_t));
     ngx_free(task);
@@ -258,7 +258,7 @@ ngx_asana_task_free(ngx_asana_task_t *task)
 
 
 void
-ngx_asana_task_detach(ngx_asana_task_t *task)
+ngx_asana_store_task_detach(ngx_asana_task_t *task)
 {
     task->handler = NULL;
 }
@@ -412,7 +412,7 @@ ngx_asana_store_drop(ngx_asana_store_t *store, ngx_asana_task_t *task)
     store->conf->done(task, task->outcome);
 
     ngx_asana_store_answer(task, task->outcome);
-    ngx_asana_task_free(task);
+    ngx_asana_store_task_free(task);
 }
 
 

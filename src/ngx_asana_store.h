@@ -46,9 +46,9 @@ ngx_int_t ngx_asana_store_stat(ngx_asana_store_t *store,
  * Returns a task of this type, with a copy of the key (at most MAX_KEY bytes),
  * or NULL.  It belongs to the caller until it is posted.
  */
-ngx_asana_task_t *ngx_asana_task_create(ngx_asana_change_e type,
+ngx_asana_task_t *ngx_asana_store_task_create(ngx_asana_change_e type,
     ngx_str_t *key, ngx_log_t *log);
-void ngx_asana_task_free(ngx_asana_task_t *task);
+void ngx_asana_store_task_free(ngx_asana_task_t *task);
 
 /*
  * Hands the task to the thread.  NGX_AGAIN: its handler is called once, never
@@ -60,7 +60,7 @@ ngx_int_t ngx_asana_store_post(ngx_asana_store_t *store,
     ngx_asana_task_t *task);
 
 /* Nobody waits for the task any more; it is carried out all the same. */
-void ngx_asana_task_detach(ngx_asana_task_t *task);
+void ngx_asana_store_task_detach(ngx_asana_task_t *task);
 
 
 #endif /* _NGX_ASANA_STORE_H_INCLUDED_ */

@@ -64,6 +64,7 @@ static void *ngx_asana_thread_cycle(void *data);
 static ngx_asana_thread_state_e ngx_asana_thread_wait(
     ngx_asana_thread_t *thread);
 static void ngx_asana_thread_wake(ngx_asana_thread_t *thread);
+static void ngx_asana_thread_drain(ngx_asana_thread_t *thread);
 static void ngx_asana_thread_handler(ngx_event_t *rev);
 
 
@@ -99,7 +100,6 @@ ngx_asana_thread_create(ngx_asana_thread_pt job, ngx_asana_thread_pt done,
 ngx_int_t
 ngx_asana_thread_end(ngx_asana_thread_t *thread, ngx_msec_t limit)
 {
-    u_char         buf[16];
     struct pollfd  pfd;
 
     if (thread->connection) {
@@ -117,7 +117,7 @@ ngx_asana_thread_end(ngx_asana_thread_t *thread, ngx_msec_t limit)
                 return NGX_DECLINED;
             }
 
-            (void) ngx_read_fd(thread->fds[0], buf, sizeof(buf));
+            ngx_asana_thread_drain(thread);
 
             pthread_mutex_lock(&thread->mutex);
         }
@@ -312,9 +312,21 @@ ngx_asana_thread_wake(ngx_asana_thread_t *thread)
 
 
 static void
+ngx_asana_thread_drain(ngx_asana_thread_t *thread)
+{
+    u_char  buf[16];
+
+    while (read(thread->fds[0], buf, sizeof(buf)) == -1
+           && ngx_errno == NGX_EINTR)
+    {
+        /* void */
+    }
+}
+
+
+static void
 ngx_asana_thread_handler(ngx_event_t *rev)
 {
-    u_char                     buf[16];
     ngx_connection_t          *c;
     ngx_asana_thread_t        *thread;
     ngx_asana_thread_state_e   state;
@@ -333,9 +345,7 @@ ngx_asana_thread_handler(ngx_event_t *rev)
         return;
     }
 
-    while (read(c->fd, buf, sizeof(buf)) == -1 && ngx_errno == NGX_EINTR) {
-        /* void */
-    }
+    ngx_asana_thread_drain(thread);
 
     rev->ready = 0;
 

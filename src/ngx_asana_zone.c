@@ -613,7 +613,7 @@ ngx_asana_zone_note(ngx_asana_zone_t *zone, ngx_str_t *key, uint32_t hash,
         return;
     }
 
-    task = ngx_asana_task_create(NGX_ASANA_NOTE, key, ngx_cycle->log);
+    task = ngx_asana_store_task_create(NGX_ASANA_NOTE, key, ngx_cycle->log);
     if (task == NULL) {
         return;
     }
@@ -675,10 +675,10 @@ ngx_asana_zone_counters(ngx_asana_zone_t *zone)
 }
 
 
-ngx_asana_backend_conf_t *
-ngx_asana_zone_conf(ngx_asana_zone_t *zone)
+const char *
+ngx_asana_zone_backend(ngx_asana_zone_t *zone)
 {
-    return zone->conf;
+    return zone->backend->name;
 }
 
 

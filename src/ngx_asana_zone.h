@@ -78,7 +78,9 @@ void ngx_asana_zone_note(ngx_asana_zone_t *zone, ngx_str_t *key, uint32_t hash,
 ngx_asana_counters_t *ngx_asana_zone_counters(ngx_asana_zone_t *zone);
 void ngx_asana_zone_usage(ngx_asana_zone_t *zone,
     ngx_asana_zone_usage_t *usage);
-ngx_asana_backend_conf_t *ngx_asana_zone_conf(ngx_asana_zone_t *zone);
+
+/* The kind of its store, a word. */
+const char *ngx_asana_zone_backend(ngx_asana_zone_t *zone);
 
 
 #endif /* _NGX_ASANA_ZONE_H_INCLUDED_ */

@@ -21,7 +21,7 @@ my $t = Receiver->new(
             asana_hook hooks; asana_hook_enroll confirm; return 200;
         }
         location = /create {
-            asana_hook_register hooks; proxy_pass http://127.0.0.1:APP;
+            asana_hook_gateway hooks; proxy_pass http://127.0.0.1:APP;
         }'
 );
 $t->{server} =~ s/APP/$t->{app_port}/;
@@ -203,7 +203,7 @@ for my $sticky (0, 1) {
     }
 }
 
-# the answer to a create call passes as it is, and what is REGISTERED is active
+# the answer to a create call passes as it is, and what is CONFIRMED is active
 
 for my $sticky (0, 1) {
     my ($own, $answer);
@@ -217,8 +217,8 @@ for my $sticky (0, 1) {
             $t->answer(200, '', 'app');
             recover();
             my $verifies = $t->deliver($key, $own, $body)->{status};
-            return 'REGISTERED and not active'
-                if $words[-1] eq 'REGISTERED' && $verifies != 200;
+            return 'CONFIRMED and not active'
+                if $words[-1] eq 'CONFIRMED' && $verifies != 200;
             return if $r->{status} =~ /^(0|500|503)$/;
             return $r->{status} == 201 && $r->{body} eq $answer
                 ? undef : 'the answer was changed';

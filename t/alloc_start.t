@@ -26,7 +26,7 @@ my $t = Receiver->new(
             asana_hook_status 404; asana_hook_heartbeat answer;
         }
         location = /create {
-            asana_hook_register other; proxy_pass http://127.0.0.1:APP;
+            asana_hook_gateway other; proxy_pass http://127.0.0.1:APP;
         }
         location = /plain { return 200 plain; }'
 );

@@ -24,7 +24,7 @@ my $t = Receiver->new(
         location /full { asana_hook full; asana_hook_enroll $arg_p;
             proxy_pass http://127.0.0.1:APP; }
         location = /create {
-            asana_hook_register hooks; proxy_pass http://127.0.0.1:APP;
+            asana_hook_gateway hooks; proxy_pass http://127.0.0.1:APP;
         }',
     location => 'asana_hook_enroll $arg_p;'
 );
@@ -153,7 +153,7 @@ for my $known (0, 1) {
             my ($r) = @_;
             my @words = $t->slurp('access.log')
                 =~ m{^POST /create \d+ \[(.*?)\]}mg;
-            return 'REGISTERED' if !$known && $words[-1] eq 'REGISTERED';
+            return 'CONFIRMED' if !$known && $words[-1] eq 'CONFIRMED';
             return if $r->{status} =~ /^(?:0|500|503)$/;
             return $r->{status} == 201 && $r->{body} eq $answer
                 ? undef : 'the answer was changed';

@@ -84,16 +84,16 @@ sub error_is {
 
 my $info = get('/');
 is $info->{zone}, 'hooks', 'GET /: the zone';
-is $info->{version}, '0.1.0', 'version';
+is $info->{version}, '0.2.0', 'version';
 is $info->{size}, 1048576, 'size';
 is $info->{entries}, 0, 'entries';
 is join(' ', @{ $info->{store} }{qw(keys secrets pending commits)}),
     '0 0 0 0', 'an empty store';
 is join(' ', sort keys %{ $info->{store} }),
-    'commits keys max_size pending secrets size', 'members of the store';
+    'commits keys kind max_size pending secrets size writable', 'members of the store';
 is $info->{store}{max_size}, 256 * 1048576, 'max_size';
 is join(' ', sort keys %{ $info->{handshakes} }),
-    'error handshake malformed refused', 'words of handshakes';
+    'aborted error handshake malformed refused', 'words of handshakes';
 like join(' ', sort keys %{ $info->{deliveries} }),
     qr/error .*heartbeat invalid .*malformed .*verified/,
     'words of deliveries';
@@ -249,7 +249,8 @@ for my $case (
     is "$r->{status} " . exists((json($r) || {})->{$member}), '200 1',
         "GET $uri";
 }
-for my $uri ('/api/hooks/', '/api/hook', '/api/hooksx', '/api/Hooks',
+for my $uri ('/apihooks', '/apix', '/apimetrics', '/api%68ooks',
+    '/slash/hooks/', '/api/hooks/', '/api/hook', '/api/hooksx', '/api/Hooks',
     '/api/hooks/x', '/api/metrics/', '/api/x', '/slash/x')
 {
     error_is $t->call('GET', $uri), 404, "GET $uri";
@@ -308,25 +309,48 @@ my @odd = (
     "/\xf4\x90\x80\x80", "/\xf8\x88\x80\x80\x80", "/\xfc\x80\x80\x80",
     "/\xc0\xaf",        "/\xe0\x80\xaf", "/\x80\xbf", "/\xf0\x9f\x98",
     "/\xe2\xe2\x82\xac", '/</script>', '/' . 'k' x 470, "/\xc2\x85",
-    "/\xe2\x80\xa8", "/\xef\xbf\xbe"
+    "/\xe2\x80\xa8", "/\xef\xbf\xbe",
+    (map { "/a\xc2" . chr($_) . 'b' } 0x80, 0x9b, 0x9f, 0xa0),
+    (map { "/a\xe2\x80" . chr($_) . 'b' } 0x8d .. 0x90, 0xa7 .. 0xaf),
+    (map { "/a\xe2\x81" . chr($_) . 'b' } 0xa5 .. 0xaa),
+    (map { "/a$_" } "\xd8\x9bb", "\xd8\x9cb", "\xd8\x9db", "\xd8\x9c")
 );
+
+# what turns text, or is a line or a command to a terminal
+
+my $unsafe = qr/[\0-\x1f\x7f-\x9f]
+    |[\x{61c}\x{200e}\x{200f}\x{2028}-\x{202e}\x{2066}-\x{2069}]/x;
+
 
 for my $path (@odd) {
     my $key = "localhost$path";
     my $name = 'a key: ' . escape(substr $path, 0, 20);
     $r = put($key, secret(7));
+
+    if ($path =~ /[\0-\x1f\x7f]/) {
+        is $r->{status}, 400, "$name is no good";
+        is $t->deliver('/' . escape(substr $path, 1), secret(7), 'x')
+            ->{status}, 403, 'nor that of deliveries'
+            unless $path =~ /\0/;
+        next;
+    }
+
     is $r->{status}, 201, $name;
     my $json = json($r) || {};
     my $text = eval { decode('UTF-8', $key, FB_CROAK | LEAVE_SRC) };
     is $json->{key}, $text, 'its text' if defined $text;
     is unescape($json->{ref} || ''), $key, 'its bytes';
-    unlike $r->{body}, qr/[\0-\x09\x0b-\x1f\x7f]/, 'no control characters';
+    my $raw = $r->{body} =~ s/\n\z//r;
+    unlike decode('UTF-8', $raw), $unsafe, 'nothing raw that is unsafe';
+    my @escapes = map { chr hex } $r->{body} =~ /\\u([0-9a-f]{4})/g;
+    is scalar(grep { !/$unsafe|\x{fffd}/ } @escapes), 0,
+        'and nothing escaped that is safe';
     is_deeply json(api('GET', "/hooks?key=$json->{ref}")), $json,
         'ref is an argument';
     is $t->deliver('/' . escape(substr $path, 1), secret(7), 'x')->{status},
         200,
         'and the key of deliveries'
-        unless $path =~ /\0/ || length $path > 400;
+        unless length $path > 400;
     is api('DELETE', "/hooks?key=$json->{ref}")->{status}, 204, 'deleted';
 }
 
@@ -411,6 +435,24 @@ is response($s, 10, 1)->{status}, 204, 'after an error';
 request($s, "GET /api HTTP/1.1\r\nHost: x\r\n\r\n");
 is response($s)->{status}, 200, 'and after 204';
 close $s;
+
+# an answer of the API depends on no condition of the request
+
+for my $condition ('If-Match: "x"', 'If-None-Match: *',
+    'If-Unmodified-Since: Thu, 01 Jan 1970 00:00:01 GMT',
+    'If-Modified-Since: Fri, 31 Dec 2100 00:00:00 GMT')
+{
+    my @got = map { $_->{status} } (
+        api('PUT', '/hooks?key=condition', 'X-Hook-Secret: ' . secret(6),
+            $condition),
+        api('PUT', '/hooks?key=condition', 'X-Hook-Secret: ' . secret(6),
+            $condition),
+        (map { api('GET', $_, $condition) } '/', '/metrics',
+            '/hooks?key=condition', '/hooks?limit=1'),
+        api('DELETE', '/hooks?key=condition', $condition)
+    );
+    is "@got", '201 200 200 200 200 200 204', $condition;
+}
 
 $t->secrecy(map { secret($_) } 1 .. 9);
 $t->end;

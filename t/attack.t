@@ -261,7 +261,7 @@ for (@policies) {
         http     => 'map $arg_token $enroll { default off; 9f3a first; }',
         location => $location{$policy},
         server   => 'location /api { asana_hook_api hooks write=on; } '
-            . 'location = /create { asana_hook_register hooks; '
+            . 'location = /create { asana_hook_gateway hooks; '
             . "proxy_pass http://127.0.0.1:$asana; }"
     )->app->run;
     for my $attack (@attacks) {

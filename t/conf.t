@@ -35,7 +35,12 @@ distinguished_name = name
 [ca]
 basicConstraints = critical,CA:true
 [leaf]
-subjectAltName = DNS:hooks.example.com,DNS:localhost,IP:127.0.0.1
+subjectAltName = @names
+[names]
+DNS.1 = hooks.example.com
+DNS.2 = localhost
+DNS.3 = test.invalid
+IP.1 = 127.0.0.1
 END
     my $new = "openssl req -config $dir/openssl.conf -newkey ec"
         . ' -pkeyopt ec_paramgen_curve:P-256 -nodes -subj';
@@ -82,7 +87,8 @@ sub adapted {
 
     $text =~ s{^load_module .*}{}m if $ENV{ASANA_HOOK_STATIC};
     $text =~ s{^user .*}{}m        if $> != 0;
-    $text =~ s{^thread_pool .*}{}m unless Receiver::threads();
+    $text =~ s{^thread_pool .*|\s+thread_pool=\w+}{}mg
+        unless Receiver::threads();
     my @paths = map {"${_}_temp_path $dir/tmp-$_;"}
         qw(client_body proxy fastcgi uwsgi scgi);
     $text =~ s/^http \{/http { @paths/m;
@@ -186,12 +192,26 @@ sub drive {
     is send_to($t, 'GET', $uri, undef, 'X-Asana-Hook-Status: VERIFIED')
         ->{status}, 200, 'a GET passes';
     ($raw, $word) = $got->();
-    is $word, 'BYPASS', 'and what it says of itself is overwritten';
+    is $word, 'UNCHECKED', 'and what it says of itself is overwritten';
 
     is deliver($t, $uri, "$secret-other", $body)->{status}, 403,
         'a forged one does not';
     is send_to($t, 'PUT', $uri, $body)->{status}, 403, 'nor an unsigned PUT';
     is scalar(() = $got->()), 0, 'nothing arrives';
+
+    # what an application may take for the same URL
+
+    if ($uri =~ m{^(.*/receive-webhook)/1200$}) {
+        for my $other ("$uri/", "$uri%0A", "$uri%0D%0A", "$uri%00", "$uri.0",
+            "$uri%2F", "$1/01200", "$1/+1200", "$1/0", uc $uri)
+        {
+            is shake($t, $other, "$secret-other")->{status} =~ /^40[04]$/, 1,
+                "no handshake for $other";
+            is deliver($t, $other, $secret, $body)->{status} =~ /^40[034]$/, 1,
+                'and no delivery';
+        }
+        is scalar(() = $got->()), 0, 'nothing arrives';
+    }
 
     like tool($t, 'list'), qr{^hooks\.example\.com\Q$path\E +}m,
         'the control API lists the key';
@@ -199,7 +219,7 @@ sub drive {
         'and the secret';
     my $s = $t->connection($t->{metrics});
     request($s, "GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-    like response($s)->{body}, qr/^asana_hook_store_up\{zone="hooks"\} 1$/m,
+    like response($s)->{body}, qr/^asana_hook_store_readable\{zone="hooks"\} 1$/m,
         'there are metrics';
     close $s;
 
@@ -353,9 +373,9 @@ sub serve {
         unlink @files;
         my $words
             = $kind eq 'http'  ? qr/^X-Asana-Hook-Status: (\w+)/m
-            : $kind eq 'uwsgi' ? qr/(?<!HTTP_)ASANA_HOOK_STATUS..([A-Z]+)/s
-            :                    qr/(?<!HTTP_)ASANA_HOOK_STATUS([A-Z]+?)(?=[^A-Z])/;
-        return ($raw, join ' ', $raw =~ /(?<!X_)(?<!X-)$words/g);
+            : $kind eq 'uwsgi' ? qr/HTTP_X_ASANA_HOOK_STATUS..([A-Z]+)/s
+            :   qr/HTTP_X_ASANA_HOOK_STATUS([A-Z]+?)(?=[^A-Z]|HTTP_)/;
+        return ($raw, join ' ', $raw =~ /$words/g);
     };
 }
 
@@ -378,12 +398,46 @@ sub serve {
     $t->end;
 }
 
+# A resolver that knows the name of the example alone, as 127.0.0.1.
+
+sub resolver {
+    my ($t) = @_;
+    my $dns = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Proto => 'udp')
+        or die $!;
+    my $port = $dns->sockport;
+    my $pid  = fork;
+    die $! unless defined $pid;
+    if (!$pid) {
+        while (my $from = $dns->recv(my $query, 512)) {
+            my $question = substr $query, 12;
+            my $known = $question =~ /^\x04test\x07invalid\0\0\x01/;
+            $dns->send(
+                pack('a2nnnnn', $query, $known ? 0x8180 : 0x8183, 1,
+                    $known ? 1 : 0, 0, 0)
+                    . $question
+                    . ($known ? pack('nnnNna4', 0xc00c, 1, 1, 60, 4,
+                        "\x7f\0\0\1") : ''),
+                0, $from
+            );
+        }
+        POSIX::_exit(0);
+    }
+    push @{ $t->{pids} }, $pid;
+    close $dns;
+    return "127.0.0.1:$port";
+}
+
 SKIP: {
     my ($sim, $gateway) = (port(), port());
+
+    # a name that only this resolver knows: nginx starts without DNS
+
+    my $dns = resolver($home);
     my $t = example(
         'gateway',
-        receiver         => { expect => qr/\[emerg\].*asana_hook_register/ },
-        'app.asana.com'  => "localhost:$sim",
+        receiver         => { expect => qr/\[emerg\].*asana_hook_gateway/ },
+        'app.asana.com'  => "test.invalid:$sim",
+        '127.0.0.53'     => "$dns ipv6=off",
         '127.0.0.1:8081' => "127.0.0.1:$gateway"
     )->app;
     open my $fh, '<', 'conf/gateway.conf' or die $!;
@@ -396,7 +450,7 @@ SKIP: {
     my ($token) = $t->slurp('asana-token.conf') =~ /"(.*)"/;
 
     my ($code, $said) = $t->nginx('-t');
-    if ($code && $said =~ /unknown directive "asana_hook_register"/) {
+    if ($code && $said =~ /unknown directive "asana_hook_gateway"/) {
         $t->end;
         skip 'no gateway in this module', 1;
     }
@@ -428,7 +482,7 @@ SKIP: {
     my $made = decode_json($r->{body});
     my $theirs = $made->{'X-Hook-Secret'};
     ok wait_for(sub { $t->slurp('access.log')
-                =~ / POST \/asana\/webhooks 201 REGISTERED / }),
+                =~ / POST \/asana\/webhooks 201 CONFIRMED / }),
         'and its secret is registered';
     like tool($t, 'list'), qr/ @{[secret_id($theirs)]} +active /, 'and active';
     is deliver($t, '/receive-webhook/1200', $theirs, $body)->{status}, 200,
@@ -444,16 +498,35 @@ SKIP: {
 
     is $call->('GET', "/$made->{data}{gid}", '')->{status}, 200,
         'the webhook is looked at through the gateway';
+    my $all = $call->('GET', '?workspace=1&limit=10', '');
+    is $all->{status}, 200, 'all of them are listed';
+    like $all->{body}, qr/"$made->{data}{gid}"/, 'with their arguments';
+    is $call->('GET', $_, '')->{status}, 404, "nothing else is Asana's: $_"
+        for '/../users/me', '/1/2', '/x', 's';
     is $call->('DELETE', "/$made->{data}{gid}", '')->{status}, 200,
         'and deleted';
     $t->secrecy($secret, $theirs, $token);
 
+    # without DNS it starts all the same
+
+    (my $deaf = $t->slurp('nginx.conf')) =~
+        s/\Q$dns\E/127.0.0.1:@{[port()]}/g;
+    $deaf =~ s/^( +resolver .*)/$1 resolver_timeout 1s;/m;
+    $t->stop;
+    $t->run($deaf);
+    is shake($t, '/receive-webhook/1200', $secret)->{status}, 200,
+        'without DNS nginx starts, and receives';
+    is $call->('POST', '', "resource=1201&target=$target")->{status}, 502,
+        'a create call fails';
+
     # who is not Asana gets no token
 
-    (my $conf = $t->slurp('nginx.conf')) =~ s/\Q$ca\E/$home->{dir}\/leaf.pem/;
+    (my $conf = $deaf) =~ s/\Q$ca\E/$home->{dir}\/leaf.pem/;
+    $conf =~ s/^( +resolver +)[\d.:]+/$1$dns/m;
     $t->reload($conf);
     is $call->('POST', '', "resource=1201&target=$target")->{status}, 502,
         'an Asana without a certificate of its authority is not asked';
+    like $t->slurp('error.log'), qr/certificate verify error/, 'for that';
     $t->end;
 }
 

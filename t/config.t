@@ -37,7 +37,7 @@ sub good {
 }
 
 good 'all parameters', "$zone max_size=1m inactive=1d pending=10m "
-    . 'max_secrets=1000' . (Receiver::threads() ? ' thread_pool=default' : '')
+    . 'max_secrets=1000' . (Receiver::threads() ? '' : '')
     . ';', 'asana_hook hooks;';
 good 'a relative state', 'asana_hook_zone $uri zone=a:1m state=relative;';
 good 'a trailing slash', "$zone/;";
@@ -65,7 +65,7 @@ bad 'empty state', "$p \"state=\"", 'asana_hook_zone $uri zone=a:1m state=;';
 for my $value (
     qw(max_size=0 max_size=1023k max_size=x max_size= inactive=0 inactive=x
     inactive= pending=0 pending=x max_secrets=0 max_secrets=1001
-    max_secrets=-1 max_secrets=x thread_pool= nosuch=1 nosuch)
+    max_secrets=-1 max_secrets=x nosuch=1 nosuch)
     )
 {
     bad $value, "$p \"$value\"", "$zone $value;";
@@ -73,10 +73,10 @@ for my $value (
 
 if (Receiver::threads()) {
     bad 'an unknown pool', 'thread pool "nosuch"',
-        "$zone thread_pool=nosuch;";
+        "$zone;";
 } else {
     bad 'a pool without threads', "$p \"thread_pool=x\" requires nginx built",
-        "$zone thread_pool=x;";
+        "$zone;";
 }
 bad 'the zone twice', 'asana_hook_zone.*"hooks" twice',
     "$zone; asana_hook_zone \$uri zone=hooks:1m state=$t->{dir}/other;";

@@ -41,7 +41,7 @@ is $t->call('POST', '/a', ['X-Hook-Signature: ' . uc $vector{'{}'}], '{}')
     ->{status}, 200, 'hex digits have no case';
 is $t->call('POST', '/a', ["x-hook-signature: $vector{'{}'}"], '{}')->{status},
     200, 'nor has the name of the header';
-is $t->deliver('/a', $secret, '{}', 'X-Asana-Hook-Status: BYPASS')->{status},
+is $t->deliver('/a', $secret, '{}', 'X-Asana-Hook-Status: UNCHECKED')->{status},
     200, 'a client that sends the header for the application';
 @seen = $t->seen;
 is join(' ', $seen[-1][0] =~ /^X-Asana-Hook-Status: (\w+)/mgi), 'VERIFIED',
@@ -80,11 +80,11 @@ is join(' ', $t->words(4)), 'VERIFIED VERIFIED VERIFIED VERIFIED', 'VERIFIED';
 for my $method (qw(GET HEAD OPTIONS)) {
     my $r = $t->call($method, '/a');
     is $r->{status}, 200, "$method without a body passes";
-    is(($t->words)[0], 'BYPASS', 'BYPASS');
+    is(($t->words)[0], 'UNCHECKED', 'UNCHECKED');
 }
 is $t->call('GET', '/a', ['Content-Length: 0'])->{status}, 200,
     'a length of zero is no body';
-is(($t->words)[0], 'BYPASS', 'BYPASS');
+is(($t->words)[0], 'UNCHECKED', 'UNCHECKED');
 is $t->call('TRACE', '/a')->{status}, 405, 'TRACE is answered by nginx';
 $t->words;
 
@@ -162,6 +162,30 @@ like $t->call('POST', '/a')->{body}, qr/403 Forbidden/,
     'the body of the answer is the usual short page';
 
 $t->secrecy($secret, values %vector);
+$t->end;
+
+# keys: "$" of a regular expression lets a new line pass
+
+$t = Receiver->new(
+    level  => 'debug',
+    server => 'location ~ ^/receive/(?<hook>[0-9]+)$ {
+            asana_hook hooks; proxy_pass http://127.0.0.1:APP;
+        }'
+);
+$t->{server} =~ s/APP/$t->{app_port}/;
+$t->app->run;
+is $t->handshake('/receive/1200', $secret)->{status}, 200, 'a good key';
+for my $uri ('/receive/1200%0A',
+    map { sprintf '/a%%%02Xb', $_ } 1 .. 31, 127)
+{
+    is $t->handshake($uri, $secret)->{status}, 400, "$uri is no good";
+    is $t->deliver($uri, $secret, '{}')->{status}, 403, 'nor for a delivery';
+    is join(' ', ($t->words(2))[-2, -1]), 'MALFORMED UNKNOWN', 'as is logged';
+}
+for my $uri ('/%20', '/%7E', '/%80', '/%C3%A4', '/%FF') {
+    is $t->handshake($uri, $secret)->{status}, 200, "$uri is good";
+    is $t->deliver($uri, $secret, '{}')->{status}, 200, 'for a delivery';
+}
 $t->end;
 
 # the level of the messages

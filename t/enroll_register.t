@@ -1,4 +1,4 @@
-# Tests for asana_hook_enroll register: a handshake is accepted only while a
+# Tests for asana_hook_enroll gateway: a handshake is accepted only while a
 # create call is in flight.
 
 use strict;
@@ -19,9 +19,9 @@ my ($t, $up);
 
 sub start {
     my (%opt) = @_;
-    $t  = Receiver->new(location => 'asana_hook_enroll register;', %opt);
+    $t  = Receiver->new(location => 'asana_hook_enroll gateway;', %opt);
     $up = Upstream->new($t);
-    my $pass = "asana_hook_register hooks; "
+    my $pass = "asana_hook_gateway hooks; "
         . "proxy_pass http://127.0.0.1:$up->{port};";
     $t->{server} = "location = /asana/webhooks { $pass } "
         . "location = /off { $pass proxy_buffering off; } "
@@ -189,7 +189,7 @@ $t->end;
 start(http => 'asana_hook_zone $uri zone=other:1m state=STATE;');
 $t->{http} =~ s{STATE}{$t->{dir}/other};
 $t->{server} .= ' location /other { asana_hook other; '
-    . 'asana_hook_enroll register; proxy_pass http://127.0.0.1:'
+    . 'asana_hook_enroll gateway; proxy_pass http://127.0.0.1:'
     . "$t->{app_port}; }";
 $t->run;
 ($c, $gate) = stalled();
@@ -244,6 +244,51 @@ ok wait_for(sub { Receiver::gone(@old) }), 'it ends';
 is join(' ', map { door() } 1 .. 10), join(' ', ('shut') x 10), 'shut';
 is $t->deliver('/reload', $secret, 'x')->{status}, 200, 'active';
 $t->end;
+
+# the same, and the zone has another size: what is in flight moves with it
+
+start()->run;
+($c, $gate, $secret) = stalled();
+@old = $t->workers;
+(my $sized = $t->conf) =~ s/zone=hooks:1m/zone=hooks:2m/;
+$t->write_file('nginx.conf', $sized);
+kill 'HUP', $t->master;
+ok wait_for(sub { grep { my $pid = $_; !grep { $_ == $pid } @old }
+        $t->workers }), 'a reload with a larger zone';
+ok wait_for(sub { $t->call('GET', '/api/')->{body} =~ /"size":2097152/ }),
+    'which is there';
+is door(), 'open', 'what an old worker has in flight counts';
+$up->open($gate);
+is response($c)->{status}, 201, 'its answer comes';
+ok wait_for(sub { Receiver::gone(@old) }), 'it ends';
+is door(), 'shut', 'shut';
+$t->end;
+
+# another user, who may not even send a signal to the workers of before
+
+SKIP: {
+    skip 'only root changes users', 6 if $> != 0;
+    start()->run;
+    ($c, $gate, $secret) = stalled();
+    @old = $t->workers;
+    my $own = getpwnam 'nobody';
+    (my $other = $t->conf) =~ s/user www-data;/user nobody nogroup;/;
+    $t->write_file('nginx.conf', $other);
+    chown $own, -1, glob "$t->{dir}/state/*";
+    chown $own, -1, "$t->{dir}/state";
+    kill 'HUP', $t->master;
+    ok wait_for(sub { grep { my $pid = $_; !grep { $_ == $pid } @old }
+            $t->workers }), 'a reload with another user';
+    my ($new) = grep { my $pid = $_; !grep { $_ == $pid } @old } $t->workers;
+    is +(stat "/proc/$new")[4], $own, 'who has the new worker';
+    ok wait_for(sub { door() eq 'open' }, 5),
+        'what an old worker has in flight counts';
+    $up->open($gate);
+    is response($c)->{status}, 201, 'its answer comes';
+    ok wait_for(sub { Receiver::gone(@old) }), 'it ends';
+    is door(), 'shut', 'shut';
+    $t->end;
+}
 
 # HTTP/2
 

@@ -21,7 +21,7 @@ my $t      = Receiver->new(
     location => 'asana_hook_heartbeat answer;',
     server   => 'location /api { asana_hook_api hooks write=on; }
         location = /create {
-            asana_hook_register hooks; proxy_pass http://127.0.0.1:APP;
+            asana_hook_gateway hooks; proxy_pass http://127.0.0.1:APP;
         }'
 )->app;
 $t->{server} =~ s/APP/$t->{app_port}/;

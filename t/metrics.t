@@ -169,7 +169,7 @@ my $first = compare('once');
 
 $t->call($_, '/a') for qw(GET HEAD OPTIONS);
 $t->call('POST', '/api');
-compare('BYPASS and the API itself');
+compare('UNCHECKED and the API itself');
 
 # gauges
 
@@ -182,7 +182,7 @@ my ($size, $used, $free)
     qw(size used free);
 is $size, 1048576, 'bytes of the zone';
 is $used + $free, $size, 'used and free';
-is $first->{'asana_hook_store_up{zone="hooks"}'}, 1, 'the store is up';
+is $first->{'asana_hook_store_readable{zone="hooks"}'}, 1, 'the store is up';
 
 # the histogram of commits
 
@@ -286,7 +286,7 @@ $t = Receiver->new(
     location => 'asana_hook_enroll confirm;',
     server   => 'location /api { asana_hook_api hooks; }
         location = /create {
-            asana_hook_register hooks;
+            asana_hook_gateway hooks;
             proxy_pass http://127.0.0.1:APP;
         }'
 );
@@ -294,8 +294,8 @@ $t->{server} =~ s/APP/$t->{app_port}/;
 $t->app->run;
 
 is_deeply [sort grep {/creates/} keys %{ metrics() }],
-    [map {qq(asana_hook_creates_total{zone="hooks",result="$_"})}
-        qw(error malformed registered unknown)],
+    [map {qq(asana_hook_gateway_requests_total{zone="hooks",result="$_"})}
+        qw(error malformed refused registered unknown)],
     'a gateway: words of create calls are there from the start';
 
 sub create {

@@ -203,7 +203,7 @@ sub entries {
     return $t->call('GET', '/api/')->{body} =~ /"entries":(\d+)/ ? $1 : 0;
 }
 
-my $gateway = 'location = /create { asana_hook_register hooks; '
+my $gateway = 'location = /create { asana_hook_gateway hooks; '
     . "proxy_pass http://127.0.0.1:$t->{app_port}; }";
 $conf =~ s/server \{/server { $api /;
 ok $t->reload($conf), 'a reload';
@@ -217,8 +217,8 @@ is $t->handshake('/fresh', "$secret-fresh")->{status}, 200, 'a handshake';
 $t->answer(201, '', qq({"X-Hook-Secret":"$secret-fresh"}));
 is $t->call('POST', '/create', [], 'x')->{status}, 201, 'a create call';
 ok wait_for(sub {
-    $t->slurp('access.log') =~ m{^POST /create 201 \[REGISTERED\]}m
-}), 'REGISTERED';
+    $t->slurp('access.log') =~ m{^POST /create 201 \[CONFIRMED\]}m
+}), 'CONFIRMED';
 $t->end;
 
 # beside other processes of nginx, and without "http" at all

@@ -189,7 +189,7 @@ settle();
 (my $conf = $t->conf) =~ s/^events/worker_shutdown_timeout 1s;\nevents/m;
 my $gateway = 'location /api { asana_hook_api hooks write=on; }
     location = /create {
-        asana_hook_register hooks; proxy_pass http://127.0.0.1:APP;
+        asana_hook_gateway hooks; proxy_pass http://127.0.0.1:APP;
     }';
 $gateway =~ s/APP/$t->{app_port}/;
 $conf =~ s/(location \/ \{)/$gateway $1/;

@@ -15,6 +15,8 @@
 
 
 static void ngx_http_asana_request_cleanup(void *data);
+static ngx_http_asana_word_e ngx_http_asana_request_lost(
+    ngx_http_asana_ctx_t *ctx);
 static void ngx_http_asana_request_wait(ngx_http_asana_ctx_t *ctx);
 static void ngx_http_asana_request_found(ngx_asana_lookup_t *lookup);
 static void ngx_http_asana_request_changed(ngx_asana_task_t *task,
@@ -23,26 +25,27 @@ static void ngx_http_asana_request_step(ngx_http_asana_ctx_t *ctx,
     ngx_int_t rc);
 
 
-#define ngx_http_asana_text(word)  ngx_string(word NGX_HTTP_ASANA_DRY_RUN)
+#define ngx_http_asana_request_text(word)                                     \
+    ngx_string(word NGX_HTTP_ASANA_DRY_RUN)
 
 
 ngx_str_t  ngx_http_asana_request_words[] = {
     ngx_null_string,
-    ngx_http_asana_text("HANDSHAKE"),
-    ngx_http_asana_text("REFUSED"),
-    ngx_http_asana_text("VERIFIED"),
-    ngx_http_asana_text("HEARTBEAT"),
-    ngx_http_asana_text("PENDING"),
-    ngx_http_asana_text("UNSIGNED"),
-    ngx_http_asana_text("UNKNOWN"),
-    ngx_http_asana_text("INVALID"),
-    ngx_http_asana_text("ABORTED"),
-    ngx_http_asana_text("MALFORMED"),
-    ngx_http_asana_text("ERROR"),
-    ngx_http_asana_text("UNCHECKED"),
-    ngx_http_asana_text("CONFIRMED"),
-    ngx_http_asana_text("UNMATCHED"),
-    ngx_http_asana_text("UNREADABLE")
+    ngx_http_asana_request_text("HANDSHAKE"),
+    ngx_http_asana_request_text("REFUSED"),
+    ngx_http_asana_request_text("VERIFIED"),
+    ngx_http_asana_request_text("HEARTBEAT"),
+    ngx_http_asana_request_text("PENDING"),
+    ngx_http_asana_request_text("UNSIGNED"),
+    ngx_http_asana_request_text("UNKNOWN"),
+    ngx_http_asana_request_text("INVALID"),
+    ngx_http_asana_request_text("MALFORMED"),
+    ngx_http_asana_request_text("ABORTED"),
+    ngx_http_asana_request_text("ERROR"),
+    ngx_http_asana_request_text("UNCHECKED"),
+    ngx_http_asana_request_text("CONFIRMED"),
+    ngx_http_asana_request_text("UNMATCHED"),
+    ngx_http_asana_request_text("UNREADABLE")
 };
 
 
@@ -51,8 +54,23 @@ ngx_http_asana_request_create(ngx_http_request_t *r,
     ngx_http_asana_zone_conf_t *azcf, ngx_asana_count_e count,
     ngx_http_asana_end_pt end)
 {
+    ngx_uint_t             counted;
     ngx_pool_cleanup_t    *cln;
     ngx_http_asana_ctx_t  *ctx;
+
+    counted = 0;
+
+    /* what an internal redirect brings again is not counted again */
+
+    for (cln = r->pool->cleanup; cln; cln = cln->next) {
+
+        if (cln->handler == ngx_http_asana_request_cleanup) {
+            ctx = cln->data;
+            counted |= (ctx->azcf == azcf
+                        && ctx->count < NGX_ASANA_COUNT_GATEWAY
+                        && ctx->word != NGX_HTTP_ASANA_UNCHECKED);
+        }
+    }
 
     cln = ngx_pool_cleanup_add(r->pool, sizeof(ngx_http_asana_ctx_t));
     if (cln == NULL) {
@@ -65,6 +83,7 @@ ngx_http_asana_request_create(ngx_http_request_t *r,
     ctx->r = r;
     ctx->azcf = azcf;
     ctx->count = count;
+    ctx->counted = counted && count < NGX_ASANA_COUNT_GATEWAY;
     ctx->end = end;
 
     ngx_asana_secrets_init(&ctx->secrets, (u_char *) ctx->buf,
@@ -84,23 +103,36 @@ ngx_http_asana_request_cleanup(void *data)
     ngx_http_asana_ctx_t *ctx = data;
 
     if (ctx->task) {
-        ngx_asana_task_detach(ctx->task);
+        ngx_asana_store_task_detach(ctx->task);
     }
 
     if (ctx->looking) {
         ngx_asana_zone_cancel(ctx->azcf->zone, &ctx->lookup);
     }
 
-    if (ctx->state == NGX_HTTP_ASANA_DONE) {
-        return;
+    ngx_asana_secrets_wipe(&ctx->secrets);
+
+    if (ctx->state != NGX_HTTP_ASANA_DONE
+        && ctx->count < NGX_ASANA_COUNT_GATEWAY)
+    {
+        (void) ngx_http_asana_request_finish(ctx,
+                                          ngx_http_asana_request_lost(ctx),
+                                          NGX_HTTP_CLIENT_CLOSED_REQUEST,
+                                          NULL);
     }
+}
 
-    /* its client has gone before there was a decision, or its body is bad */
 
-    (void) ngx_http_asana_request_finish(ctx,
-                               (ctx->count == NGX_ASANA_COUNT_DELIVERIES)
-                               ? NGX_HTTP_ASANA_ABORTED : NGX_HTTP_ASANA_ERROR,
-                               NGX_HTTP_CLIENT_CLOSED_REQUEST, NULL);
+/*
+ * The word if there is no decision: the client has gone before, or nginx has
+ * ended the request because of its body.
+ */
+
+static ngx_http_asana_word_e
+ngx_http_asana_request_lost(ngx_http_asana_ctx_t *ctx)
+{
+    return (ctx->r->err_status >= NGX_HTTP_INTERNAL_SERVER_ERROR)
+           ? NGX_HTTP_ASANA_ERROR : NGX_HTTP_ASANA_ABORTED;
 }
 
 
@@ -231,7 +263,6 @@ ngx_http_asana_request_changed(ngx_asana_task_t *task,
 {
     ngx_http_asana_ctx_t *ctx = task->data;
 
-    ctx->task = NULL;
     ctx->reason = (outcome == NGX_ASANA_REFUSED) ? task->reason
                                                  : NGX_ASANA_REASON_NONE;
 
@@ -244,7 +275,28 @@ ngx_http_asana_request_changed(ngx_asana_task_t *task,
 static void
 ngx_http_asana_request_wait(ngx_http_asana_ctx_t *ctx)
 {
+    ngx_event_t  *rev;
+
+    if (ctx->count == NGX_ASANA_COUNT_GATEWAY) {
+
+        /* the upstream looks after its client */
+
+        return;
+    }
+
+    rev = ctx->r->connection->read;
+
     ctx->r->read_event_handler = ngx_http_test_reading;
+
+    if (ngx_handle_read_event(rev, 0) != NGX_OK) {
+        ctx->r->connection->error = 1;
+    }
+
+    /* it may have left with the packet that brought its request */
+
+    if (rev->pending_eof) {
+        ngx_post_event(rev, &ngx_posted_events);
+    }
 }
 
 
@@ -256,24 +308,32 @@ ngx_http_asana_request_wait(ngx_http_asana_ctx_t *ctx)
 static void
 ngx_http_asana_request_step(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
 {
-    ngx_uint_t           here;
     ngx_connection_t    *c;
+    ngx_asana_task_t    *task;
     ngx_http_request_t  *r;
 
     r = ctx->r;
     c = r->connection;
 
-    here = (ngx_http_get_module_ctx(r, ngx_http_asana_hook_module) == ctx);
-
-    if (!here && ctx->count != NGX_ASANA_COUNT_GATEWAY) {
+    if (ngx_http_get_module_ctx(r, ngx_http_asana_hook_module) != ctx
+        && ctx->count != NGX_ASANA_COUNT_GATEWAY)
+    {
+        ctx->task = NULL;
         return;
     }
 
     ngx_http_set_log_request(c->log, r);
 
+    /* a step that waits again has another task */
+
+    task = ctx->task;
     rc = ctx->step(ctx, rc);
 
-    if (rc != NGX_DONE && here) {
+    if (ctx->task == task) {
+        ctx->task = NULL;
+    }
+
+    if (rc != NGX_DONE) {
         ctx->end(ctx, rc);
     }
 
@@ -300,6 +360,7 @@ ngx_http_asana_request_finish(ngx_http_asana_ctx_t *ctx,
     ngx_http_asana_word_e word, ngx_int_t rc, const char *reason)
 {
     ngx_asana_count_e           count;
+    ngx_asana_counters_t       *counters;
     ngx_http_asana_loc_conf_t  *ahcf;
 
     ngx_asana_secrets_wipe(&ctx->secrets);
@@ -333,8 +394,11 @@ ngx_http_asana_request_finish(ngx_http_asana_ctx_t *ctx,
     ctx->word = word;
     ctx->rc = rc;
 
-    ngx_atomic_fetch_add(&ngx_asana_zone_counters(ctx->azcf->zone)
-                              ->count[count][word], 1);
+    if (!ctx->counted) {
+        ctx->counted = 1;
+        counters = ngx_asana_zone_counters(ctx->azcf->zone);
+        (void) ngx_atomic_fetch_add(&counters->count[count][word], 1);
+    }
 
     return rc;
 }
@@ -343,7 +407,10 @@ ngx_http_asana_request_finish(ngx_http_asana_ctx_t *ctx,
 void
 ngx_http_asana_request_word(ngx_http_asana_ctx_t *ctx, ngx_str_t *word)
 {
-    *word = ngx_http_asana_request_words[ctx->word];
+    *word = ngx_http_asana_request_words[
+                (ctx->state != NGX_HTTP_ASANA_DONE
+                 && ctx->count < NGX_ASANA_COUNT_GATEWAY)
+                ? ngx_http_asana_request_lost(ctx) : ctx->word];
 
     if (word->len && !ctx->dry_run) {
         word->len -= sizeof(NGX_HTTP_ASANA_DRY_RUN) - 1;

@@ -35,8 +35,8 @@ typedef enum {
     NGX_HTTP_ASANA_UNSIGNED,
     NGX_HTTP_ASANA_UNKNOWN,
     NGX_HTTP_ASANA_INVALID,
-    NGX_HTTP_ASANA_ABORTED,
     NGX_HTTP_ASANA_MALFORMED,
+    NGX_HTTP_ASANA_ABORTED,
     NGX_HTTP_ASANA_ERROR,
     NGX_HTTP_ASANA_UNCHECKED,
     NGX_HTTP_ASANA_CONFIRMED,
@@ -87,6 +87,7 @@ struct ngx_http_asana_ctx_s {
     uint32_t                      hash;
     ngx_str_t                     secret;     /* of a handshake */
 
+    unsigned                      counted:1;
     unsigned                      dry_run:1;  /* it would be rejected */
     unsigned                      identified:1;
     u_char                        id[2 * NGX_ASANA_ID_LEN];

@@ -36,8 +36,7 @@
 static int ngx_asana_lmdb_env_reserve(ngx_asana_lmdb_env_t *e);
 static int ngx_asana_lmdb_env_try(ngx_asana_lmdb_env_t *e,
     unsigned int flags);
-static int ngx_asana_lmdb_env_databases(ngx_asana_lmdb_env_t *e,
-    unsigned int flags);
+static int ngx_asana_lmdb_env_databases(ngx_asana_lmdb_env_t *e);
 static ngx_int_t ngx_asana_lmdb_env_check(ngx_asana_lmdb_env_t *e,
     ngx_log_t *log);
 static ngx_fd_t ngx_asana_lmdb_env_file(ngx_asana_lmdb_env_t *e,
@@ -51,6 +50,8 @@ static ngx_uint_t ngx_asana_lmdb_env_same(ngx_file_info_t *fi,
 static ngx_uint_t ngx_asana_lmdb_env_pair(ngx_fd_t fd, ngx_file_info_t *other);
 static ngx_int_t ngx_asana_lmdb_env_lock(ngx_fd_t fd, int cmd, short type,
     off_t start, off_t len);
+static ngx_uint_t ngx_asana_lmdb_env_quiet(ngx_asana_lmdb_env_t *e,
+    ngx_uint_t cause);
 
 
 ngx_int_t
@@ -84,24 +85,22 @@ ngx_asana_lmdb_env_open(ngx_asana_lmdb_env_t *e, ngx_log_t *log)
         ro = ngx_asana_lmdb_env_try(e, MDB_RDONLY|MDB_NOLOCK);
 
         if (ro == 0) {
-            (void) ngx_asana_lmdb_error(&e->errors, log, "can only be read",
-                                        err);
+            (void) ngx_asana_lmdb_env_error(e, log, "can only be read", err);
             err = 0;
         }
     }
 
     if (err) {
-        (void) ngx_asana_lmdb_error(&e->errors, log, "cannot be opened", err);
+        (void) ngx_asana_lmdb_env_error(e, log, "cannot be opened", err);
 
     } else if (ngx_asana_lmdb_env_check(e, log) != NGX_OK) {
         err = NGX_ERROR;
 
     } else {
-        err = ngx_asana_lmdb_env_databases(e, 0);
+        err = ngx_asana_lmdb_env_databases(e);
 
         if (err) {
-            (void) ngx_asana_lmdb_error(&e->errors, log, "cannot be used",
-                                        err);
+            (void) ngx_asana_lmdb_env_error(e, log, "cannot be used", err);
         }
     }
 
@@ -252,8 +251,7 @@ ngx_asana_lmdb_env_check(ngx_asana_lmdb_env_t *e, ngx_log_t *log)
         || mdb_env_stat(e->env, &stat) != 0
         || mdb_env_info(e->env, &info) != 0)
     {
-        return ngx_asana_lmdb_error(&e->errors, log, "cannot be read",
-                                    ngx_errno);
+        return ngx_asana_lmdb_env_error(e, log, "cannot be read", ngx_errno);
     }
 
     /* a file that was cut short would kill the worker at a look-up */
@@ -282,8 +280,8 @@ ngx_asana_lmdb_env_check(ngx_asana_lmdb_env_t *e, ngx_log_t *log)
     err = ngx_asana_lmdb_env_info(e, "lock.mdb", &fi);
 
     if (err || !ngx_asana_lmdb_env_same(&fi, &e->lock_fi)) {
-        return ngx_asana_lmdb_error(&e->errors, log, "cannot be opened",
-                                    err ? err : NGX_EAGAIN);
+        return ngx_asana_lmdb_env_error(e, log, "cannot be opened",
+                                        err ? err : NGX_EAGAIN);
     }
 
     (void) ngx_asana_lmdb_env_pair(fd, &e->lock_fi);
@@ -301,13 +299,8 @@ ngx_asana_lmdb_env_check(ngx_asana_lmdb_env_t *e, ngx_log_t *log)
 }
 
 
-/*
- * A new store gets its databases here, for handles that a batch opens would be
- * of use only after it: until then, what other processes write is not known.
- */
-
 static int
-ngx_asana_lmdb_env_databases(ngx_asana_lmdb_env_t *e, unsigned int flags)
+ngx_asana_lmdb_env_databases(ngx_asana_lmdb_env_t *e)
 {
     int                       err;
     uint32_t                  format;
@@ -315,12 +308,12 @@ ngx_asana_lmdb_env_databases(ngx_asana_lmdb_env_t *e, unsigned int flags)
 
     ngx_memzero(&recs, sizeof(ngx_asana_lmdb_records_t));
 
-    err = mdb_txn_begin(e->env, NULL, flags ? 0 : MDB_RDONLY, &recs.txn);
+    err = mdb_txn_begin(e->env, NULL, MDB_RDONLY, &recs.txn);
     if (err) {
         return err;
     }
 
-    err = ngx_asana_lmdb_records_open(&recs, flags);
+    err = ngx_asana_lmdb_records_open(&recs, 0);
 
     if (err == 0) {
         err = ngx_asana_lmdb_records_format(&recs, &format);
@@ -334,10 +327,6 @@ ngx_asana_lmdb_env_databases(ngx_asana_lmdb_env_t *e, unsigned int flags)
     /* the handles outlive a read only if it is committed */
 
     err = mdb_txn_commit(recs.txn);
-
-    if (err == 0 && recs.dbs.format == 0 && flags == 0 && !e->read_only) {
-        return ngx_asana_lmdb_env_databases(e, MDB_CREATE);
-    }
 
     if (err == 0) {
         e->dbs = recs.dbs;
@@ -388,11 +377,11 @@ ngx_asana_lmdb_env_in_place(ngx_asana_lmdb_env_t *e, ngx_log_t *log)
 
         /* who may not look does not know */
 
-        return ngx_asana_lmdb_error(&e->errors, log, "cannot be written", err);
+        return ngx_asana_lmdb_env_error(e, log, "cannot be written", err);
     }
 
     if (data || !ngx_asana_lmdb_env_same(&data_fi, &e->data_fi)) {
-        if (!ngx_asana_lmdb_error_quiet(&e->errors, NGX_ENOENT)) {
+        if (!ngx_asana_lmdb_env_quiet(e, NGX_ENOENT)) {
             ngx_log_error(NGX_LOG_CRIT, log, 0,
                           "asana_hook: store \"%V\" was removed or replaced "
                           "while in use; put it back, or restart nginx to "
@@ -406,7 +395,7 @@ ngx_asana_lmdb_env_in_place(ngx_asana_lmdb_env_t *e, ngx_log_t *log)
         || mdb_env_get_fd(e->env, &fd) != 0
         || ngx_asana_lmdb_env_pair(fd, &e->lock_fi))
     {
-        if (!ngx_asana_lmdb_error_quiet(&e->errors, NGX_EBUSY)) {
+        if (!ngx_asana_lmdb_env_quiet(e, NGX_EBUSY)) {
             ngx_log_error(NGX_LOG_CRIT, log, 0,
                           "asana_hook: store \"%V\" cannot be written: "
                           "\"lock.mdb\" was removed or replaced while in "
@@ -519,3 +508,109 @@ ngx_asana_lmdb_env_lock(ngx_fd_t fd, int cmd, short type, off_t start,
 }
 
 #endif
+
+
+ngx_int_t
+ngx_asana_lmdb_env_error(ngx_asana_lmdb_env_t *e, ngx_log_t *log,
+    const char *what, int err)
+{
+    const char  *help;
+
+    if (ngx_asana_lmdb_env_quiet(e, (ngx_uint_t) ngx_abs(err))) {
+        return NGX_ERROR;
+    }
+
+    switch (err) {
+
+    case NGX_EACCES:
+    case NGX_EPERM:
+        help = "; chown the directory and its files to the user of the "
+               "workers";
+        break;
+
+    case NGX_ENOENT:
+        help = "; restore the directory, or reload nginx to make it anew";
+        break;
+
+    case NGX_ENOSPC:
+    case EDQUOT:
+        help = "; make room on the disk";
+        break;
+
+    case EFBIG:
+        help = "; raise the limit of file sizes, RLIMIT_FSIZE";
+        break;
+
+    case EIO:
+        help = "; check the disk and its file system";
+        break;
+
+    case EROFS:
+        help = "; mount the file system for writing";
+        break;
+
+    case NGX_EAGAIN:
+        help = "; is it used from another container?";
+        break;
+
+    case MDB_MAP_FULL:
+        help = "; raise \"max_size\" of the zone";
+        break;
+
+    case MDB_VERSION_MISMATCH:
+        help = "; it has the format of a newer version, upgrade the module";
+        break;
+
+    case MDB_INVALID:
+    case MDB_CORRUPTED:
+    case MDB_PAGE_NOTFOUND:
+    case MDB_INCOMPATIBLE:
+        help = "; it is left as it is, restore it from a backup";
+        break;
+
+    default:
+        help = "";
+    }
+
+    ngx_log_error(NGX_LOG_CRIT, log, 0, "asana_hook: store \"%V\" %s: %s%s",
+                  &e->conf->state, what, mdb_strerror(err), help);
+
+    return NGX_ERROR;
+}
+
+
+void
+ngx_asana_lmdb_env_damaged(ngx_asana_lmdb_env_t *e, ngx_log_t *log,
+    MDB_val *key)
+{
+    ngx_str_t  name;
+
+    if (ngx_asana_lmdb_env_quiet(e, 63)) {
+        return;
+    }
+
+    name.len = ngx_min(key->mv_size, NGX_ASANA_MAX_KEY);
+    name.data = key->mv_data;
+
+    ngx_log_error(NGX_LOG_CRIT, log, 0,
+                  "asana_hook: store \"%V\": what it holds for the key \"%V\" "
+                  "is damaged and not used; restore it from a backup",
+                  &e->conf->state, &name);
+}
+
+
+/* whether the cause was logged within this second already */
+
+static ngx_uint_t
+ngx_asana_lmdb_env_quiet(ngx_asana_lmdb_env_t *e, ngx_uint_t cause)
+{
+    ngx_atomic_t       *said;
+    ngx_atomic_uint_t   mark, old;
+
+    said = &e->said[cause % 16];
+    mark = (ngx_atomic_uint_t) ngx_time() * 64 + cause % 64;
+
+    old = ngx_atomic_fetch_add(said, 0);
+
+    return old == mark || !ngx_atomic_cmp_set(said, old, mark);
+}

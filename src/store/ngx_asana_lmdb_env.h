@@ -9,10 +9,7 @@
 
 
 #include "ngx_asana_backend.h"
-#include "ngx_asana_lmdb_error.h"
 #include "ngx_asana_lmdb_records.h"
-
-#include <pthread.h>
 
 
 /* an environment: the files of a store, opened by this process */
@@ -23,11 +20,7 @@ typedef struct {
     size_t                     max_pages;   /* of what is added */
     time_t                     failed;      /* to open */
     time_t                     checked;     /* for readers that died */
-    ngx_atomic_t               failing;     /* the last change failed */
-    ngx_asana_lmdb_errors_t    errors;
-
-    /* held by the thread during a change: the main thread only tries */
-    pthread_mutex_t            mutex;
+    ngx_atomic_t               said[16];    /* causes of the last messages */
 
     /* while it is open */
 
@@ -65,6 +58,14 @@ int ngx_asana_lmdb_env_writable(ngx_asana_lmdb_env_t *e);
  */
 ngx_int_t ngx_asana_lmdb_env_in_place(ngx_asana_lmdb_env_t *e,
     ngx_log_t *log);
+
+/* Logs an error of LMDB or the system, with a way out; returns NGX_ERROR. */
+ngx_int_t ngx_asana_lmdb_env_error(ngx_asana_lmdb_env_t *e, ngx_log_t *log,
+    const char *what, int err);
+
+/* Logs that a key, or what is kept for it, is damaged. */
+void ngx_asana_lmdb_env_damaged(ngx_asana_lmdb_env_t *e, ngx_log_t *log,
+    MDB_val *key);
 
 
 #endif /* _NGX_ASANA_LMDB_ENV_H_INCLUDED_ */

@@ -89,15 +89,14 @@ ngx_asana_lmdb_write(ngx_asana_lmdb_env_t *e, ngx_queue_t *batch,
     }
 
     if (w.refused) {
-        (void) ngx_asana_lmdb_error(&e->errors, log, "takes no more",
-                                    MDB_MAP_FULL);
+        (void) ngx_asana_lmdb_env_error(e, log, "takes no more", MDB_MAP_FULL);
     }
 
     if (err == 0 || err == MDB_MAP_FULL || err == MDB_MAP_RESIZED) {
         return err;
     }
 
-    (void) ngx_asana_lmdb_error(&e->errors, log, "cannot be written", err);
+    (void) ngx_asana_lmdb_env_error(e, log, "cannot be written", err);
 
     /* LMDB refuses all use of an environment after some failures */
 
@@ -437,6 +436,10 @@ ngx_asana_lmdb_write_confirm(ngx_asana_lmdb_write_t *w,
             if (task->outcome != NGX_ASANA_ABSENT) {
                 best = task->outcome;
                 reason = task->reason;
+
+                /* for the message of a refusal */
+                task->key.len = key.mv_size;
+                ngx_memcpy(task->buf, key.mv_data, key.mv_size);
             }
         }
     }
@@ -580,7 +583,7 @@ ngx_asana_lmdb_write_key(ngx_asana_lmdb_write_t *w, MDB_val *key,
         }
 
     } else if (err == NGX_DECLINED) {
-        ngx_asana_lmdb_error_damaged(&w->e->errors, w->log, key);
+        ngx_asana_lmdb_env_damaged(w->e, w->log, key);
         err = 0;
     }
 

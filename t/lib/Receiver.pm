@@ -150,7 +150,6 @@ $http
         $self->{server}
         location / {
             asana_hook hooks;
-            proxy_set_header X-Asana-Hook-Status \$asana_hook_status;
             $self->{location}
             proxy_pass http://127.0.0.1:$self->{app_port};
         }

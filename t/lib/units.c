@@ -433,7 +433,7 @@ main(void)
 
         } else if (strcmp(command, "check") == 0) {
             command = units_word("\n");
-            printf("%d\n", ngx_asana_secret_check((u_char *) command,
+            printf("%d\n", ngx_asana_secrets_check((u_char *) command,
                                                   strlen(command))
                            == NGX_OK);
 

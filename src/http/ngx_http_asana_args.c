@@ -4,22 +4,22 @@
  */
 
 
-#include "ngx_http_asana_hook.h"
+#include "ngx_http_asana_args.h"
 
 
-#define NGX_HTTP_ASANA_HOOK_LIMIT  100
+#define NGX_HTTP_ASANA_ARGS_LIMIT  100
 
 
-static const char *ngx_http_asana_hook_api_arg(ngx_http_request_t *r,
+static const char *ngx_http_asana_args_one(ngx_http_request_t *r,
     ngx_uint_t allowed, u_char *p, u_char *last,
-    ngx_http_asana_hook_args_t *args);
-static const char *ngx_http_asana_hook_api_values(
-    ngx_http_asana_hook_args_t *args);
-static ngx_int_t ngx_http_asana_hook_api_unescape(ngx_pool_t *pool,
+    ngx_http_asana_args_t *args);
+static const char *ngx_http_asana_args_values(
+    ngx_http_asana_args_t *args);
+static ngx_int_t ngx_http_asana_args_unescape(ngx_pool_t *pool,
     u_char *p, u_char *last, ngx_str_t *value);
 
 
-static ngx_str_t  ngx_http_asana_hook_arg_names[] = {
+static ngx_str_t  ngx_http_asana_args_names[] = {
     ngx_string("key"),
     ngx_string("id"),
     ngx_string("after"),
@@ -30,15 +30,15 @@ static ngx_str_t  ngx_http_asana_hook_arg_names[] = {
 /* returns what is wrong with the arguments, or NULL */
 
 const char *
-ngx_http_asana_hook_api_args(ngx_http_request_t *r, ngx_uint_t allowed,
-    ngx_http_asana_hook_args_t *args)
+ngx_http_asana_args_read(ngx_http_request_t *r, ngx_uint_t allowed,
+    ngx_http_asana_args_t *args)
 {
     u_char      *p, *last, *end;
     const char  *error;
 
-    ngx_memzero(args, sizeof(ngx_http_asana_hook_args_t));
+    ngx_memzero(args, sizeof(ngx_http_asana_args_t));
 
-    args->limit = NGX_HTTP_ASANA_HOOK_LIMIT;
+    args->limit = NGX_HTTP_ASANA_ARGS_LIMIT;
     args->status = NGX_HTTP_BAD_REQUEST;
 
     if (r->args.len == 0) {
@@ -55,20 +55,20 @@ ngx_http_asana_hook_api_args(ngx_http_request_t *r, ngx_uint_t allowed,
             last = end;
         }
 
-        error = ngx_http_asana_hook_api_arg(r, allowed, p, last, args);
+        error = ngx_http_asana_args_one(r, allowed, p, last, args);
 
         if (error) {
             return error;
         }
     }
 
-    return ngx_http_asana_hook_api_values(args);
+    return ngx_http_asana_args_values(args);
 }
 
 
 static const char *
-ngx_http_asana_hook_api_arg(ngx_http_request_t *r, ngx_uint_t allowed,
-    u_char *p, u_char *last, ngx_http_asana_hook_args_t *args)
+ngx_http_asana_args_one(ngx_http_request_t *r, ngx_uint_t allowed,
+    u_char *p, u_char *last, ngx_http_asana_args_t *args)
 {
     u_char      *eq;
     ngx_int_t    rc;
@@ -81,9 +81,9 @@ ngx_http_asana_hook_api_arg(ngx_http_request_t *r, ngx_uint_t allowed,
         return "an argument has no value";
     }
 
-    for (i = 0; i < NGX_HTTP_ASANA_HOOK_ARGS; i++) {
+    for (i = 0; i < NGX_HTTP_ASANA_ARGS; i++) {
 
-        name = &ngx_http_asana_hook_arg_names[i];
+        name = &ngx_http_asana_args_names[i];
 
         if ((allowed & 1 << i)
             && name->len == (size_t) (eq - p)
@@ -93,7 +93,7 @@ ngx_http_asana_hook_api_arg(ngx_http_request_t *r, ngx_uint_t allowed,
         }
     }
 
-    if (i == NGX_HTTP_ASANA_HOOK_ARGS) {
+    if (i == NGX_HTTP_ASANA_ARGS) {
         return "unknown argument";
     }
 
@@ -103,7 +103,7 @@ ngx_http_asana_hook_api_arg(ngx_http_request_t *r, ngx_uint_t allowed,
 
     args->given |= 1 << i;
 
-    rc = ngx_http_asana_hook_api_unescape(r->pool, eq + 1, last,
+    rc = ngx_http_asana_args_unescape(r->pool, eq + 1, last,
                                           &args->value[i]);
 
     if (rc == NGX_ERROR) {
@@ -116,27 +116,34 @@ ngx_http_asana_hook_api_arg(ngx_http_request_t *r, ngx_uint_t allowed,
 
 
 static const char *
-ngx_http_asana_hook_api_values(ngx_http_asana_hook_args_t *args)
+ngx_http_asana_args_values(ngx_http_asana_args_t *args)
 {
-    ngx_int_t   n;
-    ngx_str_t  *value;
-    ngx_uint_t  i;
+    u_char      *p;
+    ngx_int_t    n;
+    ngx_str_t   *value;
+    ngx_uint_t   i;
 
-    for (i = NGX_HTTP_ASANA_HOOK_ARG_KEY;
-         i <= NGX_HTTP_ASANA_HOOK_ARG_AFTER;
+    for (i = NGX_HTTP_ASANA_ARG_KEY;
+         i <= NGX_HTTP_ASANA_ARG_AFTER;
          i += 2)
     {
         value = &args->value[i];
 
         if ((args->given & 1 << i)
-            && (value->len == 0 || value->len > NGX_HTTP_ASANA_HOOK_MAX_KEY))
+            && (value->len == 0 || value->len > NGX_ASANA_MAX_KEY))
         {
             return "a key has 1 to 480 bytes";
         }
+
+        for (p = value->data; p < value->data + value->len; p++) {
+            if (*p < ' ' || *p == 0x7f) {
+                return "a key has no control characters";
+            }
+        }
     }
 
-    if (args->given & 1 << NGX_HTTP_ASANA_HOOK_ARG_LIMIT) {
-        value = &args->value[NGX_HTTP_ASANA_HOOK_ARG_LIMIT];
+    if (args->given & 1 << NGX_HTTP_ASANA_ARG_LIMIT) {
+        value = &args->value[NGX_HTTP_ASANA_ARG_LIMIT];
 
         args->limit = ngx_atoi(value->data, value->len);
 
@@ -145,14 +152,14 @@ ngx_http_asana_hook_api_values(ngx_http_asana_hook_args_t *args)
         }
     }
 
-    if (args->given & 1 << NGX_HTTP_ASANA_HOOK_ARG_ID) {
-        value = &args->value[NGX_HTTP_ASANA_HOOK_ARG_ID];
+    if (args->given & 1 << NGX_HTTP_ASANA_ARG_ID) {
+        value = &args->value[NGX_HTTP_ASANA_ARG_ID];
 
-        if (value->len != 2 * NGX_HTTP_ASANA_HOOK_ID_LEN) {
+        if (value->len != 2 * NGX_ASANA_ID_LEN) {
             return "\\\"id\\\" is 16 hex digits";
         }
 
-        for (i = 0; i < NGX_HTTP_ASANA_HOOK_ID_LEN; i++) {
+        for (i = 0; i < NGX_ASANA_ID_LEN; i++) {
 
             n = ngx_hextoi(&value->data[2 * i], 2);
 
@@ -171,7 +178,7 @@ ngx_http_asana_hook_api_values(ngx_http_asana_hook_args_t *args)
 /* NGX_DECLINED: the text is wrong */
 
 static ngx_int_t
-ngx_http_asana_hook_api_unescape(ngx_pool_t *pool, u_char *p, u_char *last,
+ngx_http_asana_args_unescape(ngx_pool_t *pool, u_char *p, u_char *last,
     ngx_str_t *value)
 {
     u_char     *dst;
