@@ -73,6 +73,13 @@ typedef struct {
     ngx_str_t               state;      /* a path, or a URI; ends with \0 */
     size_t                  max_size;   /* bytes */
     ngx_asana_limits_t      limits;
+
+    /* of a store that is somewhere else */
+    ngx_asana_seal_t       *seal;       /* keys; NULL: nothing is encrypted */
+    ngx_msec_t              poll;       /* between looks at its journal */
+    ngx_msec_t              timeout;    /* for what it is asked */
+    time_t                  stale;      /* seconds that a cache is believed */
+
     ngx_asana_commit_pt     committed;
     ngx_asana_forget_pt     forget;
     void                   *data;       /* of both */
