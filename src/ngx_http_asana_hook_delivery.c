@@ -17,6 +17,7 @@ static ngx_int_t ngx_http_asana_hook_verify(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx);
 static ngx_int_t ngx_http_asana_hook_unavailable(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx);
+static ngx_int_t ngx_http_asana_hook_later(ngx_http_request_t *r);
 static ngx_http_asana_hook_secret_t **ngx_http_asana_hook_candidates(
     ngx_http_request_t *r, ngx_http_asana_hook_ctx_t *ctx);
 static int ngx_libc_cdecl ngx_http_asana_hook_cmp_candidates(const void *one,
@@ -200,9 +201,26 @@ ngx_http_asana_hook_unavailable(ngx_http_request_t *r,
 
     ctx->status = NGX_HTTP_ASANA_HOOK_ERROR;
     ctx->dry_run = ahcf->dry_run;
-    ctx->rc = ctx->dry_run ? NGX_DECLINED : NGX_HTTP_SERVICE_UNAVAILABLE;
+    ctx->rc = ctx->dry_run ? NGX_DECLINED : ngx_http_asana_hook_later(r);
 
     return ctx->rc;
+}
+
+
+/* Asana is to send it again */
+
+static ngx_int_t
+ngx_http_asana_hook_later(ngx_http_request_t *r)
+{
+    ngx_str_t  value;
+
+    ngx_str_set(&value, NGX_HTTP_ASANA_HOOK_RETRY_AFTER);
+
+    if (ngx_http_asana_hook_add_header(r, "Retry-After", &value) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    return NGX_HTTP_SERVICE_UNAVAILABLE;
 }
 
 
@@ -313,7 +331,6 @@ static ngx_int_t
 ngx_http_asana_hook_pending(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx, ngx_int_t heartbeat)
 {
-    ngx_str_t                        value;
     ngx_http_asana_hook_loc_conf_t  *ahcf;
 
     ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
@@ -337,11 +354,5 @@ ngx_http_asana_hook_pending(ngx_http_request_t *r,
         return NGX_OK;
     }
 
-    ngx_str_set(&value, NGX_HTTP_ASANA_HOOK_RETRY_AFTER);
-
-    if (ngx_http_asana_hook_add_header(r, "Retry-After", &value) != NGX_OK) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    return NGX_HTTP_SERVICE_UNAVAILABLE;
+    return ngx_http_asana_hook_later(r);
 }

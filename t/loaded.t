@@ -110,6 +110,8 @@ for my $length (1, 15) {
     ok wait_for(sub {
         is $t->deliver("/short/$length", 's' x $length, 'x')->{status}, 503,
             'verifies nothing';
+        like $t->deliver("/short/$length", 's' x $length, 'x')->{head},
+            qr/^Retry-After: \d+\r$/m, 'and is to be sent again';
         return news() =~ /\[crit\].*cannot be read: .*backup/;
     }), 'the log says it';
     others("a secret of $length bytes");
