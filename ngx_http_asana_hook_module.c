@@ -643,6 +643,8 @@ ngx_http_asana_hook_status_code(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 static char *
 ngx_http_asana_hook_enum(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
+    u_char           *p;
+    u_char            allowed[64];
     ngx_str_t        *value;
     ngx_uint_t       *np;
     ngx_conf_enum_t  *e;
@@ -662,9 +664,16 @@ ngx_http_asana_hook_enum(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         }
     }
 
+    p = allowed;
+
+    for (e = cmd->post; e->name.len; e++) {
+        p = ngx_sprintf(p, " \"%V\"", &e->name);
+    }
+
     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                       "invalid value \"%V\" in \"%V\" directive", &value[1],
-                       &cmd->name);
+                       "invalid value \"%V\" in \"%V\" directive, it must be "
+                       "one of%*s", &value[1], &cmd->name,
+                       (size_t) (p - allowed), allowed);
 
     return NGX_CONF_ERROR;
 }

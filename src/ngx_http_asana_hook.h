@@ -451,9 +451,6 @@ ngx_int_t ngx_http_asana_hook_zone_touches(ngx_http_asana_hook_zone_t *zone,
 void ngx_http_asana_hook_zone_flush(ngx_http_asana_hook_zone_t *zone,
     ngx_log_t *log);
 
-/* Takes over the create calls of the zone of this name before a reload. */
-void ngx_http_asana_hook_zone_creates_copy(ngx_http_asana_hook_zone_t *zone);
-
 /* Has the store bring times of the key back that are later than now. */
 void ngx_http_asana_hook_zone_correct(ngx_http_asana_hook_zone_t *zone,
     ngx_str_t *key, ngx_http_asana_hook_set_t *set, ngx_log_t *log);
@@ -598,6 +595,7 @@ void ngx_http_asana_hook_group_init(ngx_http_asana_hook_group_t *group,
 /*
  * NGX_AGAIN: the handler of the operation will be called, in the main thread
  * and not before this returns; NGX_OK: there is no pool, and it is done.
+ * NGX_BUSY: as many operations of this worker wait as may.
  */
 ngx_int_t ngx_http_asana_hook_group_post(ngx_http_asana_hook_group_t *group,
     ngx_http_asana_hook_op_t *op);

@@ -21,54 +21,6 @@
 static ngx_uint_t ngx_http_asana_hook_alive(ngx_atomic_uint_t pid);
 
 
-/*
- * A zone that changes its size starts empty: what workers of before have in
- * flight is taken over, and counts until they end or it is too old.
- */
-
-void
-ngx_http_asana_hook_zone_creates_copy(ngx_http_asana_hook_zone_t *zone)
-{
-    ngx_uint_t                   i;
-    ngx_shm_zone_t              *shm_zone;
-    ngx_list_part_t             *part;
-    ngx_http_asana_hook_zone_t  *old;
-
-    part = (ngx_list_part_t *) &ngx_cycle->shared_memory.part;
-    shm_zone = part->elts;
-
-    for (i = 0; /* void */ ; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                return;
-            }
-
-            part = part->next;
-            shm_zone = part->elts;
-            i = 0;
-        }
-
-        if (shm_zone[i].tag == &ngx_http_asana_hook_module
-            && shm_zone[i].shm.name.len == zone->name.len
-            && ngx_strncmp(shm_zone[i].shm.name.data, zone->name.data,
-                           zone->name.len)
-               == 0)
-        {
-            break;
-        }
-    }
-
-    old = shm_zone[i].data;
-
-    if (old && old->sh && old->sh != zone->sh && old->sh->creates) {
-        ngx_memcpy(zone->sh->creates, old->sh->creates,
-                   NGX_HTTP_ASANA_HOOK_CREATES
-                   * sizeof(ngx_http_asana_hook_creates_t));
-    }
-}
-
-
 /* takes a place among those who create, from the dead if need be */
 
 void

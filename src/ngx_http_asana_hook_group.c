@@ -19,6 +19,9 @@
 
 #define NGX_HTTP_ASANA_HOOK_HOLD   60000
 
+/* operations of a worker that wait, whoever asked for them */
+#define NGX_HTTP_ASANA_HOOK_CHANGES  1024
+
 
 static void ngx_http_asana_hook_group_run(ngx_http_asana_hook_group_t *group);
 #if (NGX_THREADS)
@@ -27,6 +30,11 @@ static void ngx_http_asana_hook_group_start(
 static void ngx_http_asana_hook_group_thread(void *data, ngx_log_t *log);
 static void ngx_http_asana_hook_group_completion(ngx_event_t *ev);
 static void ngx_http_asana_hook_group_hold(ngx_event_t *ev);
+#endif
+
+
+#if (NGX_THREADS)
+static ngx_uint_t  ngx_http_asana_hook_group_waiting;
 #endif
 
 
@@ -64,6 +72,12 @@ ngx_http_asana_hook_group_post(ngx_http_asana_hook_group_t *group,
 #if (NGX_THREADS)
 
     if (group->pool) {
+
+        if (ngx_http_asana_hook_group_waiting == NGX_HTTP_ASANA_HOOK_CHANGES) {
+            return NGX_BUSY;
+        }
+
+        ngx_http_asana_hook_group_waiting++;
         ngx_queue_insert_tail(&group->waiting, &op->queue);
 
         if (!group->busy) {
@@ -192,6 +206,8 @@ ngx_http_asana_hook_group_completion(ngx_event_t *ev)
     while (!ngx_queue_empty(&done)) {
         q = ngx_queue_head(&done);
         ngx_queue_remove(q);
+
+        ngx_http_asana_hook_group_waiting--;
 
         op = ngx_queue_data(q, ngx_http_asana_hook_op_t, queue);
         op->handler(op);

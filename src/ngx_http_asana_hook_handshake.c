@@ -12,9 +12,6 @@
 /* Asana waits no longer */
 #define NGX_HTTP_ASANA_HOOK_DEADLINE  10000
 
-/* of a worker; those whose clients have left count as well */
-#define NGX_HTTP_ASANA_HOOK_CHANGES   1024
-
 
 static ngx_int_t ngx_http_asana_hook_enroll_policy(ngx_http_request_t *r,
     ngx_http_asana_hook_policy_e *policy);
@@ -26,8 +23,7 @@ static void ngx_http_asana_hook_wait(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx);
 static void ngx_http_asana_hook_enroll_handler(ngx_http_asana_hook_op_t *op);
 static void ngx_http_asana_hook_deadline(ngx_event_t *ev);
-static void ngx_http_asana_hook_late(ngx_http_asana_hook_ctx_t *ctx,
-    const char *fmt, ngx_uint_t n);
+static void ngx_http_asana_hook_late(ngx_http_asana_hook_ctx_t *ctx);
 static void ngx_http_asana_hook_resume(ngx_http_asana_hook_ctx_t *ctx,
     ngx_int_t rc);
 static ngx_uint_t ngx_http_asana_hook_active(ngx_http_asana_hook_ctx_t *ctx);
@@ -36,6 +32,8 @@ static ngx_int_t ngx_http_asana_hook_enrolled(ngx_http_request_t *r,
     ngx_int_t rc);
 static void ngx_http_asana_hook_refused(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx, const char *reason);
+static ngx_uint_t ngx_http_asana_hook_name(ngx_str_t *text, ngx_str_t *name,
+    u_char *buf);
 
 
 #define ngx_http_asana_hook_alnum(ch)                                         \
@@ -51,10 +49,6 @@ static ngx_conf_enum_t  ngx_http_asana_hook_policies[] = {
     { ngx_string("off"), NGX_HTTP_ASANA_HOOK_OFF },
     { ngx_null_string, 0 }
 };
-
-
-/* changes of this worker that wait for a store */
-static ngx_uint_t  ngx_http_asana_hook_changes;
 
 
 ngx_int_t
@@ -177,7 +171,8 @@ static ngx_int_t
 ngx_http_asana_hook_enroll_policy(ngx_http_request_t *r,
     ngx_http_asana_hook_policy_e *policy)
 {
-    ngx_str_t                        value;
+    u_char                           buf[3 * 64];
+    ngx_str_t                        name, value;
     ngx_http_asana_hook_loc_conf_t  *ahcf;
 
     ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
@@ -195,10 +190,13 @@ ngx_http_asana_hook_enroll_policy(ngx_http_request_t *r,
         return NGX_OK;
     }
 
+    value.len = ngx_min(value.len, sizeof(buf) / 3);
+    ngx_http_asana_hook_name(&value, &name, buf);
+
     ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
                   "asana_hook: \"asana_hook_enroll\" has the unknown value "
                   "\"%V\", taken for \"off\"; use \"first\", \"open\", "
-                  "\"confirm\", \"register\" or \"off\"", &value);
+                  "\"confirm\", \"register\" or \"off\"", &name);
 
     *policy = NGX_HTTP_ASANA_HOOK_OFF;
 
@@ -224,13 +222,6 @@ ngx_http_asana_hook_enroll(ngx_http_request_t *r,
             && !ngx_http_asana_hook_zone_creating(ctx->zone)))
     {
         return ngx_http_asana_hook_enrolled(r, ctx, policy, NGX_DECLINED);
-    }
-
-    if (ngx_http_asana_hook_changes >= NGX_HTTP_ASANA_HOOK_CHANGES) {
-        ngx_http_asana_hook_late(ctx, "%ui changes wait for the store",
-                                 ngx_http_asana_hook_changes);
-
-        return ngx_http_asana_hook_enrolled(r, ctx, policy, NGX_BUSY);
     }
 
     timer = ngx_http_asana_hook_timer(r, ctx);
@@ -310,8 +301,6 @@ ngx_http_asana_hook_wait(ngx_http_request_t *r, ngx_http_asana_hook_ctx_t *ctx)
 {
     ngx_event_t  *rev;
 
-    ngx_http_asana_hook_changes++;
-
     /* for as long as the outcome is not known, it is the client's to wait */
 
     ctx->status = NGX_HTTP_ASANA_HOOK_ABORTED;
@@ -336,8 +325,6 @@ ngx_http_asana_hook_enroll_handler(ngx_http_asana_hook_op_t *op)
 {
     ngx_int_t                   rc;
     ngx_http_asana_hook_ctx_t  *ctx;
-
-    ngx_http_asana_hook_changes--;
 
     ctx = op->data;
     rc = op->rc;
@@ -370,8 +357,7 @@ ngx_http_asana_hook_deadline(ngx_event_t *ev)
     ctx->op->data = NULL;
     ctx->op = NULL;
 
-    ngx_http_asana_hook_late(ctx, "a handshake waited %ui s for the store",
-                             (ngx_uint_t) NGX_HTTP_ASANA_HOOK_DEADLINE / 1000);
+    ngx_http_asana_hook_late(ctx);
 
     ngx_http_asana_hook_resume(ctx, NGX_ERROR);
 }
@@ -380,12 +366,9 @@ ngx_http_asana_hook_deadline(ngx_event_t *ev)
 /* the cause is the same for all of them: one line a second */
 
 static void
-ngx_http_asana_hook_late(ngx_http_asana_hook_ctx_t *ctx, const char *fmt,
-    ngx_uint_t n)
+ngx_http_asana_hook_late(ngx_http_asana_hook_ctx_t *ctx)
 {
-    u_char         *last;
-    u_char          text[NGX_MAX_ERROR_STR / 8];
-    static time_t   logged;
+    static time_t  logged;
 
     if (logged == ngx_time()) {
         return;
@@ -393,13 +376,10 @@ ngx_http_asana_hook_late(ngx_http_asana_hook_ctx_t *ctx, const char *fmt,
 
     logged = ngx_time();
 
-    last = ngx_snprintf(text, sizeof(text), fmt, n);
-
     ngx_log_error(NGX_LOG_CRIT, ctx->request->connection->log, 0,
-                  "asana_hook: %*s of the zone \"%V\", answered 503; see what "
-                  "makes the disk under \"%V\" slow",
-                  (size_t) (last - text), text, &ctx->zone->name,
-                  &ctx->zone->state->name);
+                  "asana_hook: a handshake waited 10 s for the store of the "
+                  "zone \"%V\", answered 503; see what makes the disk under "
+                  "\"%V\" slow", &ctx->zone->name, &ctx->zone->state->name);
 }
 
 
@@ -537,32 +517,47 @@ static void
 ngx_http_asana_hook_refused(ngx_http_request_t *r,
     ngx_http_asana_hook_ctx_t *ctx, const char *reason)
 {
-    u_char                           ref[3 * NGX_HTTP_ASANA_HOOK_MAX_KEY + 4];
-    u_char                          *p;
-    size_t                           i;
+    u_char                           buf[3 * NGX_HTTP_ASANA_HOOK_MAX_KEY];
     ngx_str_t                        name;
+    const char                      *ref;
     ngx_http_asana_hook_loc_conf_t  *ahcf;
 
     ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
 
-    name = ctx->key;
-
-    for (i = 0; i < name.len; i++) {
-
-        if (!ngx_http_asana_hook_alnum(name.data[i])
-            && ngx_strchr("/._-~:", name.data[i]) == NULL)
-        {
-            p = ngx_cpymem(ref, "ref:", 4);
-            p = (u_char *) ngx_escape_uri(p, ctx->key.data, ctx->key.len,
-                                          NGX_ESCAPE_URI_COMPONENT);
-            name.data = ref;
-            name.len = p - ref;
-            break;
-        }
-    }
+    ref = ngx_http_asana_hook_name(&ctx->key, &name, buf) ? "ref:" : "";
 
     ngx_log_error(ahcf->log_level, r->connection->log, 0,
                   "asana_hook: handshake refused by zone \"%V\" for the key "
-                  "\"%V\": %s; \"asana-hook revoke %V\" revokes what is held",
-                  &ctx->zone->name, &name, reason, &name);
+                  "\"%s%V\": %s; \"asana-hook revoke %s%V\" revokes what is "
+                  "held", &ctx->zone->name, ref, &name, reason, ref, &name);
+}
+
+
+/*
+ * Text for a line of the log that may come from a client: as it is, or
+ * percent-encoded in buf, which has three times its length; 1 if so.
+ */
+
+static ngx_uint_t
+ngx_http_asana_hook_name(ngx_str_t *text, ngx_str_t *name, u_char *buf)
+{
+    size_t  i;
+
+    *name = *text;
+
+    for (i = 0; i < text->len; i++) {
+
+        if (text->data[i] == '\0'
+            || (!ngx_http_asana_hook_alnum(text->data[i])
+                && ngx_strchr("/._-~:", text->data[i]) == NULL))
+        {
+            name->data = buf;
+            name->len = (u_char *) ngx_escape_uri(buf, text->data, text->len,
+                                                NGX_ESCAPE_URI_COMPONENT)
+                        - buf;
+            return 1;
+        }
+    }
+
+    return 0;
 }

@@ -628,5 +628,17 @@ ngx_http_asana_hook_store_post(ngx_http_asana_hook_store_t *store,
         }
     }
 
-    return ngx_http_asana_hook_group_post(&store->group, op);
+    rc = ngx_http_asana_hook_group_post(&store->group, op);
+
+    if (rc != NGX_BUSY) {
+        return rc;
+    }
+
+    if (ngx_http_asana_hook_store_tells(store, "is slow", 0)) {
+        ngx_log_error(NGX_LOG_CRIT, ngx_cycle->log, 0,
+                      "asana_hook: store \"%V\" is slow, 1024 changes wait; "
+                      "see what makes its disk so", &store->path);
+    }
+
+    return NGX_OK;
 }

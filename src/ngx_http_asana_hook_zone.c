@@ -30,7 +30,8 @@ static ngx_int_t ngx_http_asana_hook_zone_unique(
 static ngx_http_asana_hook_zone_t *ngx_http_asana_hook_zone_before(
     ngx_shm_zone_t *shm_zone);
 static ngx_int_t ngx_http_asana_hook_zone_start(
-    ngx_http_asana_hook_zone_t *zone, ngx_http_asana_hook_shctx_t *sh);
+    ngx_http_asana_hook_zone_t *zone, ngx_http_asana_hook_shctx_t *sh,
+    ngx_http_asana_hook_zone_t *ozone);
 static void ngx_http_asana_hook_zone_fill(ngx_http_asana_hook_zone_t *zone,
     ngx_str_t *key, uint32_t hash, ngx_http_asana_hook_set_t *set);
 static ngx_http_asana_hook_entry_t *ngx_http_asana_hook_zone_alloc(
@@ -85,14 +86,15 @@ ngx_http_asana_hook_zone_init(ngx_shm_zone_t *shm_zone, void *data)
 
         if (data) {
             zone->shpool = ozone->shpool;
-            return ngx_http_asana_hook_zone_start(zone, ozone->sh);
+            return ngx_http_asana_hook_zone_start(zone, ozone->sh, NULL);
         }
     }
 
     zone->shpool = (ngx_slab_pool_t *) shm_zone->shm.addr;
 
     if (shm_zone->shm.exists) {
-        return ngx_http_asana_hook_zone_start(zone, zone->shpool->data);
+        return ngx_http_asana_hook_zone_start(zone, zone->shpool->data,
+                                              NULL);
     }
 
     sh = ngx_slab_calloc(zone->shpool, sizeof(ngx_http_asana_hook_shctx_t));
@@ -105,7 +107,7 @@ ngx_http_asana_hook_zone_init(ngx_shm_zone_t *shm_zone, void *data)
     ngx_rbtree_init(&sh->rbtree, &sh->sentinel, ngx_str_rbtree_insert_value);
     ngx_queue_init(&sh->queue);
 
-    if (ngx_http_asana_hook_zone_start(zone, sh) != NGX_OK) {
+    if (ngx_http_asana_hook_zone_start(zone, sh, ozone) != NGX_OK) {
         return NGX_ERROR;
     }
 
@@ -160,7 +162,7 @@ ngx_http_asana_hook_zone_before(ngx_shm_zone_t *shm_zone)
 
 static ngx_int_t
 ngx_http_asana_hook_zone_start(ngx_http_asana_hook_zone_t *zone,
-    ngx_http_asana_hook_shctx_t *sh)
+    ngx_http_asana_hook_shctx_t *sh, ngx_http_asana_hook_zone_t *ozone)
 {
     size_t  size;
 
@@ -195,7 +197,12 @@ ngx_http_asana_hook_zone_start(ngx_http_asana_hook_zone_t *zone,
             return NGX_ERROR;
         }
 
-        ngx_http_asana_hook_zone_creates_copy(zone);
+        if (ozone && ozone->sh && ozone->sh->creates) {
+
+            /* one of another size: what is in flight is taken over */
+
+            ngx_memcpy(sh->creates, ozone->sh->creates, size);
+        }
     }
 
     return NGX_OK;

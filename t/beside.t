@@ -57,6 +57,13 @@ for my $lines ('asana_hook a;', 'return 200;',
     unlike $text, qr/\[warn\]/, 'without a warning';
 }
 
+for my $directive ('asana_hook_log_level', 'asana_hook_heartbeat') {
+    ($rc, $text) = check('zone=a:1m', "$directive nosuch;");
+    is $rc, 1, "$directive nosuch";
+    like $text, qr/\[emerg\].*"nosuch" in "$directive".*(?:"info"|"pass")/,
+        'is refused with what is allowed';
+}
+
 # conditional requests, the line of a refusal
 
 $t = Receiver->new->app->run;
@@ -82,6 +89,16 @@ like $log, qr{"asana-hook revoke localhost/If-Match"}, 'and the command';
 like $log, qr{"asana-hook revoke ref:localhost%2Fa%20%C2%9B%22"},
     'a key that a terminal or a shell would take apart';
 unlike $log, qr/\xc2\x9b/, 'is not shown raw';
+$t->end;
+
+# a variable of "asana_hook_enroll" that a client can fill
+
+$t = Receiver->new(location => 'asana_hook_enroll $http_x_policy;')->app->run;
+is $t->call('POST', '/a', ["X-Hook-Secret: $secret", "X-Policy: \xc2\x9b1"])
+    ->{status}, 403, 'an unknown policy is off';
+$log = $t->slurp('error.log');
+like $log, qr/unknown value "%C2%9B1"/, 'and logged';
+unlike $log, qr/\xc2\x9b/, 'without what turns a terminal';
 $t->end;
 
 done_testing;
