@@ -29,7 +29,7 @@ sub start {
                 proxy_pass http://127.0.0.1:APP;
             }
             location /after { proxy_pass http://127.0.0.1:APP; }
-            location /api { asana_hook_api hooks; }'
+            location /api { asana_hook_api hooks write=on; }'
     );
     $t->{server} =~ s/APP/$t->{app_port}/g;
     my $shim = Shim->new($t->app);
@@ -122,6 +122,8 @@ for my $wave (1 .. 12) {
 }
 $begin = time;
 is $t->handshake('/full', $secret)->{status}, 503, '1,024 wait: 503';
+is $t->call('PUT', '/api/hooks?key=localhost/put',
+    ["X-Hook-Secret: $secret"])->{status}, 503, 'nor is there room for a PUT';
 ok time - $begin < 2, 'at once';
 my @lines = grep {/1024 changes wait/} split /\n/, $t->slurp('error.log');
 ok @lines >= 1 && @lines < 20, 'the log says so, not each time'
