@@ -1,20 +1,22 @@
 # make                  build/ngx_http_asana_hook_module.so, for the nginx that
 #                       is installed (its headers: nginx-dev on Debian)
 # make NGINX_SRC=dir    the same for an nginx source tree
-# make static           build/static/nginx-asana-hook, the module inside;
-#                       THREADS= for one that waits for the disk
+# make static           build/static/nginx-asana-hook, the module inside
 # make asan             build/asan/nginx-asana-hook, with sanitizers
 # make test             all tests
 # make test-asan        all tests with the sanitizers
 # make matrix           all tests with other nginx, compilers, kinds of module
-# make test-wrap        the same with each call of the module watched: calls
-#                       that fail (t/alloc*.t), and the zone's lock
+# make wrap             build/wrap/nginx-asana-hook, the same with each call of
+#                       the module watched
+# make test-wrap        all tests with it: calls that fail (t/alloc*.t), and
+#                       the zone's lock
+# make test-late        the same with a store that answers look-ups later
 # make fuzz SECONDS=60  each target of fuzz/, and whole requests, for so long
 # make valgrind         the tests that receive something, with valgrind
 # make analyze          gcc -fanalyzer, clang-tidy, cppcheck
 # make coverage         the lines and branches that the tests reach; what they
 #                       do not must be in t/uncovered
-# make lint             shellcheck and perlcritic
+# make lint             shellcheck, perlcritic, tools/arrows
 # make bench            what deliveries and handshakes cost: docs/performance.md
 # make deb              build/deb/libnginx-mod-http-asana-hook_*.deb
 # make install          into the modules directory of nginx, below DESTDIR
@@ -29,11 +31,10 @@ CC ?= cc
 NGINX_SRC ?= /usr/share/nginx/src
 NGINX ?= nginx
 DESTDIR ?=
-PROVE ?= prove
 
 MODULE = ngx_http_asana_hook_module
 SO = build/$(MODULE).so
-SOURCES = $(MODULE).c config $(wildcard src/*.c src/*.h)
+SOURCES = $(MODULE).c config $(wildcard src/*.[ch] src/*/*.[ch])
 
 # nginx's handlers have parameters that not each of them needs
 WARNINGS = -Wall -Wextra -Wno-unused-parameter -Werror
@@ -41,7 +42,6 @@ CFLAGS ?= -g -O2 -fstack-protector-strong -D_FORTIFY_SOURCE=2
 # nginx itself does not pass all of UBSan; the module does
 LENIENT = alignment,pointer-overflow,nonnull-attribute
 ASAN = -fsanitize=address,undefined -fno-sanitize=$(LENIENT)
-STRICT = --eval='objs/addon/%: CFLAGS += -fsanitize=$(LENIENT)'
 SANITIZED = ASANA_HOOK_STATIC=1 \
 	ASAN_OPTIONS=detect_leaks=1:detect_odr_violation=0 \
 	LSAN_OPTIONS=suppressions=$(CURDIR)/tools/lsan.supp:print_suppressions=0 \
@@ -58,57 +58,80 @@ else
 TREE = $(NGINX_SRC)
 endif
 
-# options that matter for the module; --with-compat evens out the others
+# options that matter for the module; --with-compat evens out the others.
+# THREADS= makes an nginx without threads
 THREADS ?= --with-threads
 OPTIONS = --with-compat --with-debug $(THREADS) --with-http_ssl_module \
 	--with-http_v2_module --with-http_realip_module \
-	--with-http_auth_request_module
+	--with-http_auth_request_module --with-poll_module --with-select_module
 
-.PHONY: all static asan test test-asan wrap test-wrap fuzz matrix \
-	valgrind analyze coverage lint bench deb install clean
+.PHONY: all static asan test test-asan wrap test-wrap late test-late \
+	fuzz matrix \
+	valgrind analyze coverage lint bench deb install clean always
 
 all: $(SO)
 
-# another nginx, compiler or options: configured anew
-FOR = $(NGINX_SRC) $(CC) $(CFLAGS)
-ifneq ($(FOR),$(shell cat build/module/.for 2>/dev/null))
-$(shell rm -f build/module/.configured)
-endif
+# A flavour F is configured and built in build/F/nginx with F_flags, F_ld and,
+# for the module's files alone, F_own.  In those that are WRAPPED t/lib/wrap.c
+# stands between the module and all it calls.
 
-$(SO): build/module/.configured $(SOURCES)
-	$(MAKE) -s -C build/module/nginx -f objs/Makefile modules
+INSIDE = static asan $(WRAPPED)
+WRAPPED = wrap coverage
+FLAVOURS = module $(INSIDE)
+
+module_flags = $(CFLAGS) -fPIC
+static_flags = $(CFLAGS)
+asan_flags = -g -O1 -fno-omit-frame-pointer $(ASAN) -DNGX_DEBUG_PALLOC=1
+asan_ld = $(ASAN)
+asan_own = -fsanitize=$(LENIENT)
+wrap_flags = $(asan_flags)
+wrap_ld = $(asan_ld)
+wrap_own = $(asan_own)
+coverage_flags = -g -O0
+coverage_ld = --coverage
+coverage_own = --coverage -fprofile-update=atomic
+
+$(SO): build/module/made
 	cp build/module/nginx/objs/$(MODULE).so $@.new
 	mv $@.new $@
 
-build/module/.configured: config Makefile tools/configure
-	CC="$(CC)" tools/configure build/module "$(NGINX_SRC)" dynamic \
-		"$(CFLAGS) -fPIC $(WARNINGS)" "" $(OPTIONS)
-	echo "$(FOR)" >build/module/.for
+$(INSIDE:%=build/%/nginx-asana-hook): build/%/nginx-asana-hook: build/%/made
+	cp build/$*/nginx/objs/$(if $(filter $*,$(WRAPPED)),wrapped,nginx) $@.new
+	mv $@.new $@
+
+$(FLAVOURS:%=build/%/made): build/%/made: build/%/configured $(SOURCES)
+	$(MAKE) -s -j2 -C build/$*/nginx -f objs/Makefile \
+		--eval='objs/addon/%: CFLAGS += $($*_own)' \
+		$(if $(filter module,$*),modules,binary)
+	$(if $(filter $*,$(WRAPPED)),tools/wrap build/$*/nginx $(CC) \
+		$($*_flags) $($*_ld) $(WARNINGS))
 	touch $@
 
-static: build/static/.configured $(SOURCES)
-	$(MAKE) -j2 -C build/static/nginx -f objs/Makefile binary
-	cp build/static/nginx/objs/nginx build/static/nginx.new
-	mv build/static/nginx.new build/static/nginx-asana-hook
+# of CFLAGS= nginx's own make is to hear by its configure
+$(FLAVOURS:%=build/%/made): MAKEOVERRIDES =
 
-build/static/.configured: config Makefile tools/configure | $(TREE)
-	CC="$(CC)" tools/configure build/static "$(TREE)" static \
-		"$(CFLAGS) $(WARNINGS)" "" $(OPTIONS)
+$(WRAPPED:%=build/%/made): t/lib/wrap.c tools/wrap tools/nginx-flags
+
+$(FLAVOURS:%=build/%/configured): build/%/configured: build/%/for \
+		config Makefile tools/configure
+	CC="$(CC)" tools/configure build/$* \
+		$(if $(filter module,$*),"$(NGINX_SRC)" dynamic,"$(TREE)" static) \
+		"$($*_flags) $(WARNINGS)" "$($*_ld)" $(OPTIONS)
 	touch $@
 
-asan: build/asan/.configured $(SOURCES)
-	$(MAKE) -j2 -C build/asan/nginx $(STRICT) -f objs/Makefile binary
-	cp build/asan/nginx/objs/nginx build/asan/nginx.new
-	mv build/asan/nginx.new build/asan/nginx-asana-hook
+$(INSIDE:%=build/%/configured): | $(TREE)
 
-build/asan/.configured: config Makefile tools/configure | $(TREE)
-	CC="$(CC)" tools/configure build/asan "$(TREE)" static \
-		"-g -O1 -fno-omit-frame-pointer $(ASAN) -DNGX_DEBUG_PALLOC=1 \
-		$(WARNINGS)" "$(ASAN)" $(OPTIONS)
-	touch $@
+# another nginx, compiler or options: configured anew
+FOR = $(NGINX_SRC) $(CC) $(CFLAGS) $(THREADS)
+
+$(FLAVOURS:%=build/%/for): always
+	@mkdir -p $(@D)
+	@echo "$(FOR)" | cmp -s - $@ || echo "$(FOR)" >$@
 
 $(CURDIR)/build/nginx:
 	tools/nginx-source $@
+
+static asan wrap: %: build/%/nginx-asana-hook
 
 test: all
 	t/run
@@ -117,11 +140,14 @@ test-asan: asan
 	$(SANITIZED) TEST_NGINX_BINARY=$(CURDIR)/build/asan/nginx-asana-hook \
 	t/run $(TESTS)
 
-wrap: build/wrap/nginx-asana-hook
+late: build/late/nginx-asana-hook
 
-build/wrap/nginx-asana-hook: asan t/lib/wrap.c tools/wrap tools/nginx-flags
-	tools/wrap build/asan/nginx build/wrap $(CC) -g -O1 \
-		-fno-omit-frame-pointer $(ASAN) -DNGX_DEBUG_PALLOC=1 $(WARNINGS)
+build/late/nginx-asana-hook: build/asan/made t/lib/late.c tools/late
+	tools/late build/asan/nginx $@ $(CC) $(asan_flags) $(asan_ld) $(WARNINGS)
+
+test-late: late
+	$(SANITIZED) ASANA_HOOK_LATE=1 TEST_NGINX_BINARY=$(CURDIR)/build/late/nginx-asana-hook \
+	t/run $(TESTS)
 
 # each process adds: locks, worst hold in nanoseconds of time, of CPU time
 test-wrap: wrap
@@ -148,13 +174,13 @@ valgrind: static
 	tools/valgrind $(CURDIR)/build/static/nginx-asana-hook build/valgrind \
 		$(TESTS)
 
-analyze: build/static/.configured
+analyze: build/static/configured
 	tools/install-packages clang-tidy cppcheck
 	tools/analyze build/static/nginx
 
-coverage: static
+coverage: build/coverage/nginx-asana-hook
 	tools/install-packages gcovr
-	tools/coverage build/static/nginx build/coverage $(CC) $(TESTS)
+	tools/coverage build/coverage $(TESTS)
 
 lint:
 	tools/install-packages git shellcheck libperl-critic-perl

@@ -4,7 +4,10 @@
  */
 
 
-#include "ngx_http_asana_hook.h"
+#include "ngx_http_asana_ack.h"
+#include "ngx_http_asana_api.h"
+#include "ngx_http_asana_gateway.h"
+#include "ngx_http_asana_handler.h"
 
 
 #define NGX_HTTP_ASANA_HOOK_VAR_STATUS     0
@@ -20,20 +23,12 @@ static void *ngx_http_asana_hook_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 static ngx_int_t ngx_http_asana_hook_role(ngx_conf_t *cf,
-    ngx_http_asana_hook_loc_conf_t *prev,
-    ngx_http_asana_hook_loc_conf_t *conf);
+    ngx_http_asana_loc_conf_t *prev,
+    ngx_http_asana_loc_conf_t *conf);
 static void ngx_http_asana_hook_beside_return(ngx_conf_t *cf);
 static ngx_int_t ngx_http_asana_hook_known(ngx_conf_t *cf,
     const char *directive, ngx_shm_zone_t *shm_zone);
-static char *ngx_http_asana_hook_zone_slot(ngx_conf_t *cf, ngx_command_t *cmd,
-    void *conf);
 static char *ngx_http_asana_hook_api(ngx_conf_t *cf, ngx_command_t *cmd,
-    void *conf);
-static char *ngx_http_asana_hook_enroll_value(ngx_conf_t *cf,
-    ngx_command_t *cmd, void *conf);
-static char *ngx_http_asana_hook_status_code(ngx_conf_t *cf,
-    ngx_command_t *cmd, void *conf);
-static char *ngx_http_asana_hook_enum(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static ngx_int_t ngx_http_asana_hook_init(ngx_conf_t *cf);
 static ngx_int_t ngx_http_asana_hook_init_process(ngx_cycle_t *cycle);
@@ -50,8 +45,8 @@ static ngx_conf_enum_t  ngx_http_asana_hook_log_levels[] = {
 
 
 static ngx_conf_enum_t  ngx_http_asana_hook_heartbeats[] = {
-    { ngx_string("pass"), NGX_HTTP_ASANA_HOOK_HEARTBEAT_PASS },
-    { ngx_string("answer"), NGX_HTTP_ASANA_HOOK_HEARTBEAT_ANSWER },
+    { ngx_string("pass"), NGX_HTTP_ASANA_HEARTBEAT_PASS },
+    { ngx_string("answer"), NGX_HTTP_ASANA_HEARTBEAT_ANSWER },
     { ngx_null_string, 0 }
 };
 
@@ -60,65 +55,65 @@ static ngx_command_t  ngx_http_asana_hook_commands[] = {
 
     { ngx_string("asana_hook_zone"),
       NGX_HTTP_MAIN_CONF|NGX_CONF_2MORE,
-      ngx_http_asana_hook_zone,
+      ngx_http_asana_conf_zone,
       NGX_HTTP_MAIN_CONF_OFFSET,
       0,
       NULL },
 
     { ngx_string("asana_hook"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
-      ngx_http_asana_hook_zone_slot,
+      ngx_http_asana_conf_named,
       NGX_HTTP_LOC_CONF_OFFSET,
-      offsetof(ngx_http_asana_hook_loc_conf_t, shm_zone),
+      offsetof(ngx_http_asana_loc_conf_t, hook),
       NULL },
 
-    { ngx_string("asana_hook_register"),
+    { ngx_string("asana_hook_gateway"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
-      ngx_http_asana_hook_zone_slot,
+      ngx_http_asana_conf_named,
       NGX_HTTP_LOC_CONF_OFFSET,
-      offsetof(ngx_http_asana_hook_loc_conf_t, gateway),
+      offsetof(ngx_http_asana_loc_conf_t, gateway),
       NULL },
 
     { ngx_string("asana_hook_enroll"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
-      ngx_http_asana_hook_enroll_value,
+      ngx_http_asana_conf_enroll,
       NGX_HTTP_LOC_CONF_OFFSET,
       0,
       NULL },
 
     { ngx_string("asana_hook_status"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
-      ngx_http_asana_hook_status_code,
+      ngx_http_asana_conf_status,
       NGX_HTTP_LOC_CONF_OFFSET,
       0,
       NULL },
 
     { ngx_string("asana_hook_log_level"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
-      ngx_http_asana_hook_enum,
+      ngx_http_asana_conf_enum,
       NGX_HTTP_LOC_CONF_OFFSET,
-      offsetof(ngx_http_asana_hook_loc_conf_t, log_level),
+      offsetof(ngx_http_asana_loc_conf_t, log_level),
       &ngx_http_asana_hook_log_levels },
 
     { ngx_string("asana_hook_heartbeat"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
-      ngx_http_asana_hook_enum,
+      ngx_http_asana_conf_enum,
       NGX_HTTP_LOC_CONF_OFFSET,
-      offsetof(ngx_http_asana_hook_loc_conf_t, heartbeat),
+      offsetof(ngx_http_asana_loc_conf_t, heartbeat),
       &ngx_http_asana_hook_heartbeats },
 
     { ngx_string("asana_hook_ack"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_FLAG,
       ngx_conf_set_flag_slot,
       NGX_HTTP_LOC_CONF_OFFSET,
-      offsetof(ngx_http_asana_hook_loc_conf_t, ack),
+      offsetof(ngx_http_asana_loc_conf_t, ack),
       NULL },
 
     { ngx_string("asana_hook_dry_run"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_FLAG,
       ngx_conf_set_flag_slot,
       NGX_HTTP_LOC_CONF_OFFSET,
-      offsetof(ngx_http_asana_hook_loc_conf_t, dry_run),
+      offsetof(ngx_http_asana_loc_conf_t, dry_run),
       NULL },
 
     { ngx_string("asana_hook_api"),
@@ -167,28 +162,6 @@ ngx_module_t  ngx_http_asana_hook_module = {
     ((shm_zone) != NGX_CONF_UNSET_PTR && (shm_zone) != NULL)
 
 
-#define ngx_http_asana_hook_text(word)                                        \
-    ngx_string(word NGX_HTTP_ASANA_HOOK_DRY_RUN)
-
-
-ngx_str_t  ngx_http_asana_hook_words[] = {
-    ngx_null_string,
-    ngx_http_asana_hook_text("HANDSHAKE"),
-    ngx_http_asana_hook_text("REFUSED"),
-    ngx_http_asana_hook_text("VERIFIED"),
-    ngx_http_asana_hook_text("HEARTBEAT"),
-    ngx_http_asana_hook_text("PENDING"),
-    ngx_http_asana_hook_text("UNSIGNED"),
-    ngx_http_asana_hook_text("UNKNOWN"),
-    ngx_http_asana_hook_text("INVALID"),
-    ngx_http_asana_hook_text("MALFORMED"),
-    ngx_http_asana_hook_text("ABORTED"),
-    ngx_http_asana_hook_text("ERROR"),
-    ngx_http_asana_hook_text("BYPASS"),
-    ngx_http_asana_hook_text("REGISTERED")
-};
-
-
 static ngx_http_variable_t  ngx_http_asana_hook_vars[] = {
 
     { ngx_string("asana_hook_status"), NULL,
@@ -212,11 +185,11 @@ ngx_http_asana_hook_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data)
 {
     ngx_str_t                   value;
-    ngx_http_asana_hook_ctx_t  *ctx;
+    ngx_http_asana_ctx_t  *ctx;
 
     ngx_str_null(&value);
 
-    ctx = ngx_http_asana_hook_get_ctx(r->main);
+    ctx = ngx_http_asana_request_ctx(r->main);
 
     if (ctx == NULL) {
         v->not_found = 1;
@@ -226,7 +199,7 @@ ngx_http_asana_hook_variable(ngx_http_request_t *r,
     switch (data) {
 
     case NGX_HTTP_ASANA_HOOK_VAR_STATUS:
-        ngx_http_asana_hook_word(ctx, &value);
+        ngx_http_asana_request_word(ctx, &value);
         break;
 
     case NGX_HTTP_ASANA_HOOK_VAR_KEY:
@@ -278,15 +251,15 @@ ngx_http_asana_hook_add_variables(ngx_conf_t *cf)
 static void *
 ngx_http_asana_hook_create_main_conf(ngx_conf_t *cf)
 {
-    ngx_http_asana_hook_main_conf_t  *amcf;
+    ngx_http_asana_main_conf_t  *amcf;
 
-    amcf = ngx_pcalloc(cf->pool, sizeof(ngx_http_asana_hook_main_conf_t));
+    amcf = ngx_pcalloc(cf->pool, sizeof(ngx_http_asana_main_conf_t));
     if (amcf == NULL) {
         return NULL;
     }
 
     if (ngx_array_init(&amcf->zones, cf->pool, 1,
-                       sizeof(ngx_http_asana_hook_zone_t *))
+                       sizeof(ngx_http_asana_zone_conf_t *))
         != NGX_OK)
     {
         return NULL;
@@ -299,14 +272,14 @@ ngx_http_asana_hook_create_main_conf(ngx_conf_t *cf)
 static void *
 ngx_http_asana_hook_create_loc_conf(ngx_conf_t *cf)
 {
-    ngx_http_asana_hook_loc_conf_t  *ahcf;
+    ngx_http_asana_loc_conf_t  *ahcf;
 
-    ahcf = ngx_palloc(cf->pool, sizeof(ngx_http_asana_hook_loc_conf_t));
+    ahcf = ngx_palloc(cf->pool, sizeof(ngx_http_asana_loc_conf_t));
     if (ahcf == NULL) {
         return NULL;
     }
 
-    ahcf->shm_zone = NGX_CONF_UNSET_PTR;
+    ahcf->hook = NGX_CONF_UNSET_PTR;
     ahcf->enroll = NGX_CONF_UNSET_PTR;
     ahcf->status = NGX_CONF_UNSET_UINT;
     ahcf->log_level = NGX_CONF_UNSET_UINT;
@@ -324,11 +297,11 @@ ngx_http_asana_hook_create_loc_conf(ngx_conf_t *cf)
 static char *
 ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
 {
-    ngx_http_asana_hook_loc_conf_t *prev = parent;
-    ngx_http_asana_hook_loc_conf_t *conf = child;
+    ngx_http_asana_loc_conf_t *prev = parent;
+    ngx_http_asana_loc_conf_t *conf = child;
 
     ngx_http_core_loc_conf_t    *clcf;
-    ngx_http_asana_hook_zone_t  *zone;
+    ngx_http_asana_zone_conf_t  *azcf;
 
     if (ngx_http_asana_hook_role(cf, prev, conf) != NGX_OK) {
         return NGX_CONF_ERROR;
@@ -343,22 +316,22 @@ ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
         conf->api_write = prev->api_write;
 
         if (clcf->lmt_excpt && conf->api && clcf->handler == NULL) {
-            clcf->handler = ngx_http_asana_hook_api_handler;
+            clcf->handler = ngx_http_asana_api_handler;
         }
     }
 
-    ngx_conf_merge_ptr_value(conf->shm_zone, prev->shm_zone, NULL);
+    ngx_conf_merge_ptr_value(conf->hook, prev->hook, NULL);
     ngx_conf_merge_ptr_value(conf->gateway, prev->gateway, NULL);
     ngx_conf_merge_ptr_value(conf->enroll, prev->enroll, NULL);
     ngx_conf_merge_uint_value(conf->status, prev->status, NGX_HTTP_FORBIDDEN);
     ngx_conf_merge_uint_value(conf->log_level, prev->log_level, NGX_LOG_ERR);
     ngx_conf_merge_uint_value(conf->heartbeat, prev->heartbeat,
-                              NGX_HTTP_ASANA_HOOK_HEARTBEAT_PASS);
+                              NGX_HTTP_ASANA_HEARTBEAT_PASS);
     ngx_conf_merge_value(conf->ack, prev->ack, 1);
     ngx_conf_merge_value(conf->dry_run, prev->dry_run, 0);
 
-    if (ngx_http_asana_hook_known(cf, "asana_hook", conf->shm_zone) != NGX_OK
-        || ngx_http_asana_hook_known(cf, "asana_hook_register", conf->gateway)
+    if (ngx_http_asana_hook_known(cf, "asana_hook", conf->hook) != NGX_OK
+        || ngx_http_asana_hook_known(cf, "asana_hook_gateway", conf->gateway)
            != NGX_OK
         || ngx_http_asana_hook_known(cf, "asana_hook_api", conf->api)
            != NGX_OK)
@@ -367,8 +340,17 @@ ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     }
 
     if (conf->gateway) {
-        zone = conf->gateway->data;
-        zone->gateway = 1;
+        azcf = conf->gateway->data;
+        azcf->gateway = 1;
+    }
+
+    if (conf->hook
+        && conf->enroll
+        && conf->enroll->lengths == NULL
+        && ngx_strcmp(conf->enroll->value.data, "gateway") == 0)
+    {
+        azcf = conf->hook->data;
+        azcf->awaited = 1;
     }
 
     return NGX_CONF_OK;
@@ -382,22 +364,22 @@ ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
  */
 
 static ngx_int_t
-ngx_http_asana_hook_role(ngx_conf_t *cf, ngx_http_asana_hook_loc_conf_t *prev,
-    ngx_http_asana_hook_loc_conf_t *conf)
+ngx_http_asana_hook_role(ngx_conf_t *cf, ngx_http_asana_loc_conf_t *prev,
+    ngx_http_asana_loc_conf_t *conf)
 {
     ngx_uint_t  both, gateway, hook;
 
-    hook = ngx_http_asana_hook_named(conf->shm_zone);
+    hook = ngx_http_asana_hook_named(conf->hook);
     gateway = ngx_http_asana_hook_named(conf->gateway);
 
     /* "http" is the child of nothing: its own two are seen from below */
 
-    both = ngx_http_asana_hook_named(prev->shm_zone)
+    both = ngx_http_asana_hook_named(prev->hook)
            && ngx_http_asana_hook_named(prev->gateway);
 
     if (both || hook + gateway + (conf->api != NULL) > 1) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"asana_hook\", \"asana_hook_register\" and "
+                           "\"asana_hook\", \"asana_hook_gateway\" and "
                            "\"asana_hook_api\" need locations of their own");
         return NGX_ERROR;
     }
@@ -408,7 +390,7 @@ ngx_http_asana_hook_role(ngx_conf_t *cf, ngx_http_asana_hook_loc_conf_t *prev,
     }
 
     if (gateway) {
-        conf->shm_zone = NULL;
+        conf->hook = NULL;
     }
 
     return NGX_OK;
@@ -471,52 +453,10 @@ ngx_http_asana_hook_known(ngx_conf_t *cf, const char *directive,
 }
 
 
-/* the name of a zone, or "off" */
-
-static char *
-ngx_http_asana_hook_zone_slot(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
-{
-    ngx_str_t                        *value;
-    ngx_shm_zone_t                  **shm_zone;
-    ngx_http_asana_hook_main_conf_t  *amcf;
-
-    shm_zone = (ngx_shm_zone_t **) ((u_char *) conf + cmd->offset);
-
-    if (*shm_zone != NGX_CONF_UNSET_PTR) {
-        return "is duplicate";
-    }
-
-    value = cf->args->elts;
-
-    if (ngx_strcmp(value[1].data, "off") == 0) {
-        *shm_zone = NULL;
-        return NGX_CONF_OK;
-    }
-
-    if (value[1].len == 0) {
-        return "has an empty zone name";
-    }
-
-    *shm_zone = ngx_shared_memory_add(cf, &value[1], 0,
-                                      &ngx_http_asana_hook_module);
-    if (*shm_zone == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    if (cmd->offset == offsetof(ngx_http_asana_hook_loc_conf_t, gateway)) {
-        amcf = ngx_http_conf_get_module_main_conf(cf,
-                                                  ngx_http_asana_hook_module);
-        amcf->gateway = 1;
-    }
-
-    return NGX_CONF_OK;
-}
-
-
 static char *
 ngx_http_asana_hook_api(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
-    ngx_http_asana_hook_loc_conf_t *ahcf = conf;
+    ngx_http_asana_loc_conf_t *ahcf = conf;
 
     ngx_str_t                 *value;
     ngx_http_core_loc_conf_t  *clcf;
@@ -562,120 +502,9 @@ ngx_http_asana_hook_api(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         return NGX_CONF_ERROR;
     }
 
-    clcf->handler = ngx_http_asana_hook_api_handler;
+    clcf->handler = ngx_http_asana_api_handler;
 
     return NGX_CONF_OK;
-}
-
-
-static char *
-ngx_http_asana_hook_enroll_value(ngx_conf_t *cf, ngx_command_t *cmd,
-    void *conf)
-{
-    ngx_http_asana_hook_loc_conf_t *ahcf = conf;
-
-    char                          *rv;
-    ngx_str_t                     *value;
-    ngx_http_asana_hook_policy_e   policy;
-
-    cmd->offset = offsetof(ngx_http_asana_hook_loc_conf_t, enroll);
-
-    rv = ngx_http_set_complex_value_slot(cf, cmd, conf);
-
-    if (rv != NGX_CONF_OK || ahcf->enroll->lengths) {
-        return rv;
-    }
-
-    value = cf->args->elts;
-
-    if (ngx_http_asana_hook_policy(&value[1], &policy) == NGX_OK) {
-        return NGX_CONF_OK;
-    }
-
-    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                       "invalid value \"%V\" in \"asana_hook_enroll\", it must "
-                       "be \"first\", \"open\", \"confirm\", \"register\" or "
-                       "\"off\"", &value[1]);
-
-    return NGX_CONF_ERROR;
-}
-
-
-static char *
-ngx_http_asana_hook_status_code(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
-{
-    ngx_http_asana_hook_loc_conf_t *ahcf = conf;
-
-    ngx_int_t   n;
-    ngx_str_t  *value;
-
-    if (ahcf->status != NGX_CONF_UNSET_UINT) {
-        return "is duplicate";
-    }
-
-    value = cf->args->elts;
-
-    n = ngx_atoi(value[1].data, value[1].len);
-
-    /*
-     * To Asana 410 says that the webhook may be deleted; nginx answers nothing
-     * to 408, 444 and 499, and has a use of its own for 494 to 498.
-     */
-
-    if (n < 400 || n > 599
-        || n == 408 || n == 410 || n == 444 || (n >= 494 && n <= 499))
-    {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid value \"%V\" in \"asana_hook_status\", it "
-                           "must be 400 to 599, but not 408, 410, 444 or 494 "
-                           "to 499", &value[1]);
-        return NGX_CONF_ERROR;
-    }
-
-    ahcf->status = n;
-
-    return NGX_CONF_OK;
-}
-
-
-/* as ngx_conf_set_enum_slot(), with an error that names the directive */
-
-static char *
-ngx_http_asana_hook_enum(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
-{
-    u_char           *p;
-    u_char            allowed[64];
-    ngx_str_t        *value;
-    ngx_uint_t       *np;
-    ngx_conf_enum_t  *e;
-
-    np = (ngx_uint_t *) ((u_char *) conf + cmd->offset);
-
-    if (*np != NGX_CONF_UNSET_UINT) {
-        return "is duplicate";
-    }
-
-    value = cf->args->elts;
-
-    for (e = cmd->post; e->name.len; e++) {
-        if (ngx_strcmp(e->name.data, value[1].data) == 0) {
-            *np = e->value;
-            return NGX_CONF_OK;
-        }
-    }
-
-    p = allowed;
-
-    for (e = cmd->post; e->name.len; e++) {
-        p = ngx_sprintf(p, " \"%V\"", &e->name);
-    }
-
-    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                       "invalid value \"%V\" in \"%V\" directive, it must be "
-                       "one of%*s", &value[1], &cmd->name,
-                       (size_t) (p - allowed), allowed);
-
-    return NGX_CONF_ERROR;
 }
 
 
@@ -685,8 +514,8 @@ ngx_http_asana_hook_init(ngx_conf_t *cf)
     ngx_uint_t                        i;
     ngx_http_handler_pt              *h;
     ngx_http_core_main_conf_t        *cmcf;
-    ngx_http_asana_hook_zone_t      **zones;
-    ngx_http_asana_hook_main_conf_t  *amcf;
+    ngx_http_asana_zone_conf_t      **zones;
+    ngx_http_asana_main_conf_t  *amcf;
 
     amcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_asana_hook_module);
 
@@ -697,9 +526,17 @@ ngx_http_asana_hook_init(ngx_conf_t *cf)
     zones = amcf->zones.elts;
 
     for (i = 0; i < amcf->zones.nelts; i++) {
-        zones[i]->hmac = ngx_http_asana_hook_hmac_create(cf->pool, cf->log);
+        zones[i]->hmac = ngx_asana_hmac_create(cf->pool, cf->log);
         if (zones[i]->hmac == NULL) {
             return NGX_ERROR;
+        }
+
+        if (zones[i]->awaited && !zones[i]->gateway) {
+            ngx_log_error(NGX_LOG_WARN, cf->log, 0,
+                          "\"asana_hook_enroll gateway\" refuses all "
+                          "handshakes of the zone \"%V\", for no location has "
+                          "\"asana_hook_gateway %V\"",
+                          &zones[i]->name, &zones[i]->name);
         }
     }
 
@@ -710,19 +547,23 @@ ngx_http_asana_hook_init(ngx_conf_t *cf)
         return NGX_ERROR;
     }
 
-    *h = ngx_http_asana_hook_post_read_handler;
+    *h = ngx_http_asana_handler_post_read;
 
     h = ngx_array_push(&cmcf->phases[NGX_HTTP_PRECONTENT_PHASE].handlers);
     if (h == NULL) {
         return NGX_ERROR;
     }
 
-    *h = ngx_http_asana_hook_handler;
+    *h = ngx_http_asana_handler;
 
-    ngx_http_asana_hook_ack_init();
+    ngx_http_asana_ack_init();
 
-    if (amcf->gateway) {
-        ngx_http_asana_hook_register_init();
+    for (i = 0; i < amcf->zones.nelts; i++) {
+
+        if (zones[i]->gateway) {
+            ngx_http_asana_gateway_init();
+            break;
+        }
     }
 
     return NGX_OK;
@@ -735,8 +576,8 @@ static ngx_int_t
 ngx_http_asana_hook_init_process(ngx_cycle_t *cycle)
 {
     ngx_uint_t                        i;
-    ngx_http_asana_hook_zone_t      **zones;
-    ngx_http_asana_hook_main_conf_t  *amcf;
+    ngx_http_asana_zone_conf_t      **zones;
+    ngx_http_asana_main_conf_t  *amcf;
 
     if (ngx_process != NGX_PROCESS_WORKER && ngx_process != NGX_PROCESS_SINGLE)
     {
@@ -752,7 +593,7 @@ ngx_http_asana_hook_init_process(ngx_cycle_t *cycle)
     zones = amcf->zones.elts;
 
     for (i = 0; i < amcf->zones.nelts; i++) {
-        if (ngx_http_asana_hook_zone_open(zones[i], cycle) != NGX_OK) {
+        if (ngx_asana_zone_open(zones[i]->zone, cycle) != NGX_OK) {
             return NGX_ERROR;
         }
     }
@@ -765,8 +606,8 @@ static void
 ngx_http_asana_hook_exit_process(ngx_cycle_t *cycle)
 {
     ngx_uint_t                        i;
-    ngx_http_asana_hook_zone_t      **zones;
-    ngx_http_asana_hook_main_conf_t  *amcf;
+    ngx_http_asana_zone_conf_t      **zones;
+    ngx_http_asana_main_conf_t  *amcf;
 
     amcf = ngx_http_cycle_get_module_main_conf(cycle,
                                                ngx_http_asana_hook_module);
@@ -777,6 +618,6 @@ ngx_http_asana_hook_exit_process(ngx_cycle_t *cycle)
     zones = amcf->zones.elts;
 
     for (i = 0; i < amcf->zones.nelts; i++) {
-        ngx_http_asana_hook_zone_close(zones[i], cycle->log);
+        ngx_asana_zone_close(zones[i]->zone);
     }
 }

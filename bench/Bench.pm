@@ -81,8 +81,8 @@ sub workers {
 }
 
 # The configuration of a side.  Options: module (load it: 1 or its file),
-# threads (of a pool that nobody uses), workers, main, http, server, location, port, env; in
-# the strings "%d" is the directory of the side.
+# workers, main, http, server, location, port, env; in the strings "%d" is the
+# directory of the side.
 
 sub conf {
     my ($t, $side) = @_;
@@ -90,9 +90,6 @@ sub conf {
     my $so = $side->{module} || '';
     $so = getcwd() . '/build/ngx_http_asana_hook_module.so' if $so eq '1';
     my $load = $so ? "load_module $so;" : '';
-    my $pool
-        = $side->{threads} ? "thread_pool default threads=$side->{threads};"
-        :                    '';
     my $temp = join '',
         map {"    ${_}_temp_path %d/tmp-$_;\n"}
         qw(client_body proxy fastcgi uwsgi scgi);
@@ -105,7 +102,6 @@ pid %d/nginx.pid;
 lock_file %d/nginx.lock;
 error_log %d/error.log $side->{level};
 @{[workers($side->{workers})]}
-$pool
 events { worker_connections 1024; }
 http {
 $temp

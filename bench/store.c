@@ -26,7 +26,8 @@
 
 
 static MDB_env  *env;
-static MDB_dbi   meta, secrets, unproven, waiting, pending;
+static MDB_dbi   meta, hooks, unproven, proven, pending, by_id;
+static uint64_t  serial;
 
 
 static void
@@ -50,83 +51,70 @@ now(void)
 }
 
 
-static void
-put64(unsigned char *p, uint64_t n)
+static unsigned char *
+put_int(unsigned char *p, uint64_t n, int size)
 {
     int  i;
 
-    for (i = 7; i >= 0; i--) {
+    for (i = size - 1; i >= 0; i--) {
         p[i] = (unsigned char) n;
         n >>= 8;
     }
+
+    return p + size;
 }
 
 
+/* as src/store/ngx_asana_lmdb_records.c and src/ngx_asana_secrets.c say */
+
 static void
-put(MDB_txn *txn, const char *key, const char *secret, int proven)
+put(MDB_txn *txn, const char *key, const char *secret, int verified)
 {
     size_t          len, n;
     MDB_val         k, val;
-    unsigned char   record[26 + 255], index[16 + 480], digest[32];
+    unsigned char   value[55 + 255], entry[8 + 480], place[8], digest[32], *p;
 
     n = strlen(key);
     len = strlen(secret);
 
     SHA256((const unsigned char *) secret, len, digest);
 
-    memcpy(record, digest, 8);
-    put64(record + 8, time(NULL));
-    put64(record + 16, proven ? time(NULL) : 0);
-    record[24] = 0;
-    record[25] = (unsigned char) len;
-    memcpy(record + 26, secret, len);
+    p = put_int(value, 2, 1);
+    memcpy(p, digest, 8);
+    p = put_int(p + 8, ++serial, 8);
+    p = put_int(p, time(NULL), 8);
+    p = put_int(p, verified ? time(NULL) : 0, 8);
+    p = put_int(p, 0, 8 + 8 + 2 + 1 + 1);
+    p = put_int(p, len, 2);
+    memcpy(p, secret, len);
 
     k.mv_size = n;
     k.mv_data = (void *) key;
-    val.mv_size = 26 + len;
-    val.mv_data = record;
+    val.mv_size = p + len - value;
+    val.mv_data = value;
 
-    check(mdb_put(txn, secrets, &k, &val, 0));
+    check(mdb_put(txn, hooks, &k, &val, 0));
 
-    if (proven) {
-        return;
-    }
+    put_int(place, serial, 8);
+    memcpy(entry, digest, 8);
+    memcpy(entry + 8, key, n);
 
-    memcpy(index, record + 8, 8);
-    memcpy(index + 8, record, 8);
-    memcpy(index + 16, key, n);
+    k.mv_size = 8;
+    k.mv_data = place;
+    val.mv_size = 8 + n;
+    val.mv_data = entry;
 
-    k.mv_size = 16 + n;
-    k.mv_data = index;
-    val.mv_size = 0;
-
-    check(mdb_put(txn, unproven, &k, &val, 0));
-}
-
-
-static void
-count(MDB_txn *txn, uint64_t n)
-{
-    MDB_val        key, val;
-    unsigned char  buf[8];
-
-    put64(buf, n);
-
-    key.mv_size = 4;
-    key.mv_data = "keys";
-    val.mv_size = 8;
-    val.mv_data = buf;
-
-    check(mdb_put(txn, meta, &key, &val, 0));
+    check(mdb_put(txn, verified ? proven : unproven, &k, &val, 0));
 }
 
 
 static void
 open_env(const char *dir, size_t size)
 {
-    MDB_txn        *txn;
-    MDB_val         key, val;
-    unsigned char   version[4] = { 0, 0, 0, 1 };
+    MDB_txn          *txn;
+    MDB_val           key, val;
+    unsigned char     version[4] = { 0, 0, 0, 2 };
+    struct timespec   ts;
 
     check(mdb_env_create(&env));
     check(mdb_env_set_mapsize(env, size));
@@ -136,10 +124,16 @@ open_env(const char *dir, size_t size)
 
     check(mdb_txn_begin(env, NULL, 0, &txn));
     check(mdb_dbi_open(txn, "meta", MDB_CREATE, &meta));
-    check(mdb_dbi_open(txn, "secrets", MDB_CREATE|MDB_DUPSORT, &secrets));
-    check(mdb_dbi_open(txn, "unproven", MDB_CREATE, &unproven));
-    check(mdb_dbi_open(txn, "waiting", MDB_CREATE, &waiting));
-    check(mdb_dbi_open(txn, "pending", MDB_CREATE, &pending));
+    check(mdb_dbi_open(txn, "hooks", MDB_CREATE, &hooks));
+    check(mdb_dbi_open(txn, "unproven_by_age", MDB_CREATE, &unproven));
+    check(mdb_dbi_open(txn, "proven_by_age", MDB_CREATE, &proven));
+    check(mdb_dbi_open(txn, "pending_by_age", MDB_CREATE, &pending));
+    check(mdb_dbi_open(txn, "pending_by_id", MDB_CREATE, &by_id));
+
+    /* greater than in all runs before */
+
+    clock_gettime(CLOCK_REALTIME, &ts);
+    serial = (uint64_t) ts.tv_sec << 24 | ts.tv_nsec >> 6;
 
     key.mv_size = 7;
     key.mv_data = "version";
@@ -174,7 +168,6 @@ run_write(long batch, double seconds, long start)
             put(txn, key, secret, 0);
         }
 
-        count(txn, n);
         check(mdb_txn_commit(txn));
     }
 
@@ -201,7 +194,6 @@ run_fill(long n)
         put(txn, key, SECRET, 1);
 
         if (i % 10000 == 9999 || i == n - 1) {
-            count(txn, i + 1);
             check(mdb_txn_commit(txn));
             txn = NULL;
         }

@@ -10,6 +10,7 @@
  */
 
 
+#include "ngx_http_asana_args.h"
 #include "fuzz.h"
 
 
@@ -81,11 +82,17 @@ fuzz_arg(char *p, size_t len, ngx_uint_t allowed, ngx_str_t *value)
 static ngx_uint_t
 fuzz_values(ngx_str_t *value, long *limit)
 {
-    size_t  i;
+    size_t  i, n;
 
     for (i = 0; i <= 2; i += 2) {
         if (value[i].data && (value[i].len < 1 || value[i].len > 480)) {
             return 0;
+        }
+
+        for (n = 0; n < value[i].len; n++) {
+            if (iscntrl(value[i].data[n])) {
+                return 0;
+            }
         }
     }
 
@@ -153,11 +160,11 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     long                         limit;
     size_t                       i;
-    ngx_str_t                    value[NGX_HTTP_ASANA_HOOK_ARGS];
+    ngx_str_t                    value[NGX_HTTP_ASANA_ARGS];
     ngx_uint_t                   allowed, good;
     const char                  *error;
     ngx_http_request_t           r;
-    ngx_http_asana_hook_args_t   args;
+    ngx_http_asana_args_t   args;
 
     if (size == 0) {
         return 0;
@@ -172,12 +179,12 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     r.args.data = fuzz_copy(r.pool, data + 1, size - 1);
     r.args.len = size - 1;
 
-    error = ngx_http_asana_hook_api_args(&r, allowed, &args);
+    error = ngx_http_asana_args_read(&r, allowed, &args);
     good = fuzz_args(&r.args, allowed, value, &limit);
 
     check((error == NULL) == good);
 
-    for (i = 0; i < NGX_HTTP_ASANA_HOOK_ARGS; i++) {
+    for (i = 0; i < NGX_HTTP_ASANA_ARGS; i++) {
 
         if (good) {
             check((args.given >> i & 1) == (value[i].data != NULL));

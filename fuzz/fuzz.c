@@ -31,6 +31,7 @@ static ngx_uint_t fuzz_json_value(fuzz_json_t *j);
 
 
 static ngx_log_t        fuzz_log;
+static ngx_cycle_t      fuzz_cycle;
 static ngx_open_file_t  fuzz_log_file;
 
 
@@ -52,6 +53,9 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
     fuzz_log_file.fd = ngx_stderr;
     fuzz_log.file = &fuzz_log_file;
     fuzz_log.log_level = NGX_LOG_STDERR;
+
+    fuzz_cycle.log = &fuzz_log;
+    ngx_cycle = &fuzz_cycle;
 
     ngx_time_init();
 

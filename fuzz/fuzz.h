@@ -8,7 +8,9 @@
 #define _FUZZ_H_INCLUDED_
 
 
-#include "ngx_http_asana_hook.h"
+#include "ngx_asana.h"
+
+#include <ctype.h>
 
 
 /* What does not hold ends the program, with the input kept. */

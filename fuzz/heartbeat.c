@@ -10,6 +10,7 @@
  */
 
 
+#include "ngx_asana_hmac.h"
 #include "fuzz.h"
 
 
@@ -56,7 +57,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     pool = fuzz_pool();
     cl = fuzz_chain(pool, data, size, &body);
 
-    rc = ngx_http_asana_hook_heartbeat(cl, pool);
+    rc = ngx_asana_hmac_heartbeat(cl, pool);
 
     check(rc == (fuzz_matches(&body) ? NGX_OK : NGX_DECLINED));
     check(rc == NGX_DECLINED || fuzz_is_json(&body));

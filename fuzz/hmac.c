@@ -11,6 +11,7 @@
  */
 
 
+#include "ngx_asana_hmac.h"
 #include "fuzz.h"
 
 #include <openssl/evp.h>
@@ -18,17 +19,17 @@
 #include <openssl/sha.h>
 
 
-static ngx_http_asana_hook_hmac_t *
+static ngx_asana_hmac_t *
 fuzz_hmac(void)
 {
     /* live as long as the process, as the configuration does */
 
-    static ngx_pool_t                  *pool;
-    static ngx_http_asana_hook_hmac_t  *hmac;
+    static ngx_pool_t        *pool;
+    static ngx_asana_hmac_t  *hmac;
 
     if (hmac == NULL) {
         pool = fuzz_pool();
-        hmac = ngx_http_asana_hook_hmac_create(pool, pool->log);
+        hmac = ngx_asana_hmac_create(pool, pool->log);
         check(hmac);
     }
 
@@ -64,10 +65,9 @@ fuzz_unchanged(ngx_chain_t *cl, ngx_str_t *body)
 
 
 static void
-fuzz_short_file(ngx_chain_t *cl, ngx_http_asana_hook_secret_t *s,
-    ngx_pool_t *pool)
+fuzz_short_file(ngx_chain_t *cl, ngx_asana_secret_t *s, ngx_pool_t *pool)
 {
-    u_char  mac[NGX_HTTP_ASANA_HOOK_MAC_LEN];
+    u_char  mac[NGX_ASANA_MAC_LEN];
 
     for ( /* void */ ; cl->next; cl = cl->next) { /* void */ }
 
@@ -77,8 +77,7 @@ fuzz_short_file(ngx_chain_t *cl, ngx_http_asana_hook_secret_t *s,
 
     cl->buf->file_last++;
 
-    check(ngx_http_asana_hook_hmac(fuzz_hmac(), s, 1, cl, pool, mac)
-          == NGX_ERROR);
+    check(ngx_asana_hmac(fuzz_hmac(), s, 1, cl, pool, mac) == NGX_ERROR);
 
     cl->buf->file_last--;
 }
@@ -87,15 +86,15 @@ fuzz_short_file(ngx_chain_t *cl, ngx_http_asana_hook_secret_t *s,
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    u_char                         want[EVP_MAX_MD_SIZE];
-    u_char                         mac[NGX_HTTP_ASANA_HOOK_MAC_LEN];
-    size_t                         len;
-    ngx_str_t                      body;
-    ngx_pool_t                    *pool;
-    ngx_uint_t                     i;
-    ngx_chain_t                   *cl;
-    unsigned int                   n;
-    ngx_http_asana_hook_secret_t  *s;
+    u_char               want[EVP_MAX_MD_SIZE];
+    u_char               mac[NGX_ASANA_MAC_LEN];
+    size_t               len;
+    ngx_str_t            body;
+    ngx_pool_t          *pool;
+    ngx_uint_t           i;
+    ngx_chain_t         *cl;
+    unsigned int         n;
+    ngx_asana_secret_t  *s;
 
     if (size == 0) {
         return 0;
@@ -107,13 +106,13 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     len = ngx_min(data[0], size - 1);
 
-    s = ngx_pcalloc(pool, ngx_http_asana_hook_secret_size(len));
+    s = ngx_pcalloc(pool, ngx_asana_secret_size(len));
     check(s);
 
     s->len = (u_char) len;
     ngx_memcpy(s->data, data + 1, len);
 
-    check(ngx_http_asana_hook_secret_id(s->data, len, s->id) == NGX_OK);
+    check(ngx_asana_hmac_id(s->data, len, s->id) == NGX_OK);
     check(SHA256(s->data, len, want));
     check(memcmp(s->id, want, sizeof(s->id)) == 0);
 
@@ -124,8 +123,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     /* with the key of the last input, with one that is kept, and anew */
 
     for (i = 0; i < 4; i++) {
-        check(ngx_http_asana_hook_hmac(fuzz_hmac(), s, 1 + i / 3, cl, pool,
-                                       mac)
+        check(ngx_asana_hmac(fuzz_hmac(), s, 1 + i / 3, cl, pool, mac)
               == NGX_OK);
         check(n == sizeof(mac) && memcmp(mac, want, n) == 0);
 

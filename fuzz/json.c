@@ -7,6 +7,7 @@
 /* The answer to a create call: any text is searched for the member. */
 
 
+#include "ngx_asana_json.h"
 #include "fuzz.h"
 
 
@@ -67,8 +68,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     value.data = buf;
     value.len = 255;
 
-    rc = ngx_http_asana_hook_json_member(text.data, text.len, &fuzz_name,
-                                         &value);
+    rc = ngx_asana_json_member(text.data, text.len, &fuzz_name, &value);
 
     check(rc != NGX_OK || value.len <= 255);
     check(rc != NGX_OK || fuzz_may_have(&text));

@@ -7,6 +7,8 @@
 /* X-Hook-Signature, X-Hook-Secret and asana_hook_enroll, as they come in. */
 
 
+#include "ngx_asana_hmac.h"
+#include "ngx_asana_policy.h"
 #include "fuzz.h"
 
 
@@ -14,7 +16,7 @@ static void
 fuzz_signature(ngx_str_t *value)
 {
     char        hex[3];
-    u_char      mac[NGX_HTTP_ASANA_HOOK_MAC_LEN];
+    u_char      mac[NGX_ASANA_MAC_LEN];
     size_t      i;
     ngx_int_t   rc;
     ngx_uint_t  good;
@@ -25,7 +27,7 @@ fuzz_signature(ngx_str_t *value)
         good = good && isxdigit(value->data[i]);
     }
 
-    rc = ngx_http_asana_hook_signature_parse(value, mac);
+    rc = ngx_asana_hmac_parse(value, mac);
 
     check(rc == (good ? NGX_OK : NGX_DECLINED));
 
@@ -49,37 +51,38 @@ fuzz_secret(ngx_str_t *value)
         good = good && isgraph(value->data[i]);
     }
 
-    check(ngx_http_asana_hook_secret_valid(value) == good);
+    check(ngx_asana_secrets_check(value->data, value->len)
+          == (good ? NGX_OK : NGX_DECLINED));
 }
 
 
 static void
-fuzz_policy(ngx_str_t *value)
+fuzz_enroll(ngx_str_t *value)
 {
-    size_t                        i, known;
-    ngx_int_t                     rc;
-    ngx_http_asana_hook_policy_e  policy;
+    size_t              i, known;
+    ngx_int_t           rc;
+    ngx_asana_enroll_e  enroll;
 
     static const struct {
-        const char                    *name;
-        ngx_http_asana_hook_policy_e   policy;
-    } policies[] = {
-        { "off", NGX_HTTP_ASANA_HOOK_OFF },
-        { "first", NGX_HTTP_ASANA_HOOK_FIRST },
-        { "open", NGX_HTTP_ASANA_HOOK_OPEN },
-        { "confirm", NGX_HTTP_ASANA_HOOK_CONFIRM },
-        { "register", NGX_HTTP_ASANA_HOOK_REGISTER }
+        const char          *name;
+        ngx_asana_enroll_e   enroll;
+    } words[] = {
+        { "off", NGX_ASANA_ENROLL_OFF },
+        { "first", NGX_ASANA_ENROLL_FIRST },
+        { "open", NGX_ASANA_ENROLL_OPEN },
+        { "confirm", NGX_ASANA_ENROLL_CONFIRM },
+        { "gateway", NGX_ASANA_ENROLL_GATEWAY }
     };
 
-    rc = ngx_http_asana_hook_policy(value, &policy);
+    rc = ngx_asana_policy_enroll(value, &enroll);
     known = 0;
 
-    for (i = 0; i < sizeof(policies) / sizeof(policies[0]); i++) {
-        if (strlen(policies[i].name) == value->len
-            && memcmp(policies[i].name, value->data, value->len) == 0)
+    for (i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        if (strlen(words[i].name) == value->len
+            && memcmp(words[i].name, value->data, value->len) == 0)
         {
             known = 1;
-            check(rc == NGX_OK && policy == policies[i].policy);
+            check(rc == NGX_OK && enroll == words[i].enroll);
         }
     }
 
@@ -100,7 +103,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     fuzz_signature(&value);
     fuzz_secret(&value);
-    fuzz_policy(&value);
+    fuzz_enroll(&value);
 
     ngx_destroy_pool(pool);
 

@@ -17,16 +17,16 @@ Wrap->usable;
 
 my $t = Receiver->new(
     expect => qr/\[emerg\]/,
-    main   => 'daemon off; master_process off; thread_pool other threads=1;',
+    main   => 'daemon off; master_process off;',
     http   => 'asana_hook_zone $uri$args zone=other:32k state=other/ '
-        . 'thread_pool=other max_size=1m inactive=1h max_secrets=2;',
+        . 'max_size=1m inactive=1h max_secrets=2;',
     server => 'location /api { asana_hook_api hooks write=on; }
         location /other {
             asana_hook other; asana_hook_enroll $arg_p;
             asana_hook_status 404; asana_hook_heartbeat answer;
         }
         location = /create {
-            asana_hook_register other; proxy_pass http://127.0.0.1:APP;
+            asana_hook_gateway other; proxy_pass http://127.0.0.1:APP;
         }
         location = /plain { return 200 plain; }'
 );
@@ -72,8 +72,7 @@ my @must = qw(EVP_MAC_CTX_new EVP_MAC_CTX_set_params EVP_MAC_fetch
     ngx_add_path ngx_array_push ngx_conf_full_name ngx_http_add_variable
     ngx_http_compile_complex_value ngx_http_set_complex_value_slot
     ngx_palloc ngx_pcalloc ngx_pnalloc ngx_pool_cleanup_add
-    ngx_shared_memory_add ngx_slab_alloc ngx_slab_calloc
-    ngx_slab_calloc_locked ngx_thread_pool_add stat64);
+    ngx_shared_memory_add ngx_slab_alloc ngx_slab_calloc stat64);
 is join(' ', grep { !$seen{$_} } @must), '', 'all that are known fail';
 
 # the same with a worker: nginx as a single process, until it ends or answers

@@ -132,15 +132,19 @@ my @since = (
     'If-Unmodified-Since: Sat, 01 Jan 2000 00:00:00 GMT',
     'X-Hook-Signature: ' . sign($secret, 'event'), 'Content-Length: 5'
 );
-for my $case (['event', 403, 'INVALID'], ['eve', 500, 'ERROR']) {
-    my ($body, $status, $word) = @$case;
-    my $s = $t->connection;
-    request($s, join("\r\n", @since, '', '') . $body);
-    is response($s)->{status}, $status, "a body thrown away: $status";
-    close $s;
-    is(($t->words)[-1], $word, $word);
-    @seen = $t->seen;
-    is scalar(@seen), 0, 'nothing arrives';
+SKIP: {
+    skip 'nginx closes a redirect of its filters that waits', 6
+        if $ENV{ASANA_HOOK_LATE};
+    for my $case (['event', 403, 'INVALID'], ['eve', 500, 'ERROR']) {
+        my ($body, $status, $word) = @$case;
+        my $s = $t->connection;
+        request($s, join("\r\n", @since, '', '') . $body);
+        is response($s)->{status}, $status, "a body thrown away: $status";
+        close $s;
+        is(($t->words)[-1], $word, $word);
+        @seen = $t->seen;
+        is scalar(@seen), 0, 'nothing arrives';
+    }
 }
 
 # words survive redirects

@@ -11,7 +11,7 @@ use Test::More;
 use Receiver qw(port request response wait_for);
 
 my $genuine = 'genuine-' . 'g' x 40;
-my @policies = qw(first open confirm gateway register off token);
+my @policies = qw(first open confirm assisted gateway off token);
 
 # yes/no: do the stranger's events reach the application; does the genuine
 # webhook work in the end; "one": one of both and never the other as well
@@ -21,8 +21,8 @@ my %expected = (
         first    => 'no yes',
         open     => 'yes yes',
         confirm  => 'no yes',
+        assisted => 'no yes',
         gateway  => 'no yes',
-        register => 'no yes',
         off      => 'no yes',
         token    => 'no yes'
     },
@@ -30,8 +30,8 @@ my %expected = (
         first    => 'yes no',
         open     => 'yes yes',
         confirm  => 'no yes',
+        assisted => 'no yes',
         gateway  => 'no yes',
-        register => 'no yes',
         off      => 'no yes',
         token    => 'no yes'
     },
@@ -39,8 +39,8 @@ my %expected = (
         first    => 'yes no',
         open     => 'yes no',
         confirm  => 'no yes',
+        assisted => 'no yes',
         gateway  => 'no yes',
-        register => 'no yes',
         off      => 'no yes',
         token    => 'no yes'
     },
@@ -48,8 +48,8 @@ my %expected = (
         first    => 'no yes',
         open     => 'yes yes',
         confirm  => 'no yes',
+        assisted => 'no no',
         gateway  => 'no no',
-        register => 'no no',
         off      => 'no yes',
         token    => 'no yes'
     },
@@ -57,8 +57,8 @@ my %expected = (
         first    => 'one one',
         open     => 'yes yes',
         confirm  => 'no yes',
+        assisted => 'no yes',
         gateway  => 'no yes',
-        register => 'no yes',
         off      => 'no yes',
         token    => 'no yes'
     },
@@ -66,8 +66,8 @@ my %expected = (
         first    => 'yes no',
         open     => 'yes yes',
         confirm  => 'no yes',
+        assisted => 'no yes',
         gateway  => 'no yes',
-        register => 'no yes',
         off      => 'no yes',
         token    => 'no yes'
     },
@@ -75,8 +75,8 @@ my %expected = (
         first    => 'yes no',
         open     => 'yes yes',
         confirm  => 'no yes',
+        assisted => 'yes yes',
         gateway  => 'yes yes',
-        register => 'yes yes',
         off      => 'no yes',
         token    => 'no yes'
     },
@@ -84,8 +84,8 @@ my %expected = (
         first    => 'yes no',
         open     => 'yes yes',
         confirm  => 'no yes',
+        assisted => 'no yes',
         gateway  => 'no yes',
-        register => 'no yes',
         off      => 'no yes',
         token    => 'yes no'
     },
@@ -93,8 +93,8 @@ my %expected = (
         first    => 'yes no',
         open     => 'yes yes',
         confirm  => 'no yes',
+        assisted => 'no yes',
         gateway  => 'no yes',
-        register => 'no yes',
         off      => 'no yes',
         token    => 'no yes'
     },
@@ -105,8 +105,8 @@ my @attacks = qw(later before flood during race own reach known
 
 my %location = (
     (map { $_ => "asana_hook_enroll $_;" } @policies),
-    gateway => 'asana_hook_enroll confirm;',
-    token   => 'asana_hook_enroll $enroll;'
+    assisted => 'asana_hook_enroll confirm;',
+    token    => 'asana_hook_enroll $enroll;'
 );
 
 my $asana = port();
@@ -126,7 +126,7 @@ sub uri { return "/hook/$n" }
 
 sub plant { return map { $t->handshake(uri(), stranger($_)) } 1 .. $_[0] }
 
-sub gateway { return $policy eq 'register' || $policy eq 'gateway' }
+sub gateway { return $policy eq 'assisted' || $policy eq 'gateway' }
 
 # a create call through nginx, with what happens before Asana answers
 
@@ -261,7 +261,7 @@ for (@policies) {
         http     => 'map $arg_token $enroll { default off; 9f3a first; }',
         location => $location{$policy},
         server   => 'location /api { asana_hook_api hooks write=on; } '
-            . 'location = /create { asana_hook_register hooks; '
+            . 'location = /create { asana_hook_gateway hooks; '
             . "proxy_pass http://127.0.0.1:$asana; }"
     )->app->run;
     for my $attack (@attacks) {

@@ -9,6 +9,7 @@ use Digest::SHA qw(sha256);
 use POSIX ();
 use Test::More;
 
+use Stored qw(pairs records);
 use Receiver qw(raw sign wait_for);
 
 my $secret = 'a-secret-of-printable-text-0123456789';
@@ -48,16 +49,6 @@ sub private {
 
 # a dump has the layout that src/ngx_http_asana_hook_records.c describes
 
-sub dump_of {
-    my ($dir, $name) = @_;
-    my (@pairs, @lines);
-    for (split /\n/, qx(mdb_dump -s $name $dir)) {
-        push @lines, pack 'H*', $1 if /^ ([0-9a-f]*)$/;
-    }
-    push @pairs, [splice @lines, 0, 2] while @lines;
-    return @pairs;
-}
-
 my $start = time;
 is enroll($t, '/dump/1', '/dump/2'), 2, 'two secrets';
 private($state);
@@ -65,33 +56,36 @@ is verify($t, '/dump/2'), 1, 'one verifies';
 is enroll($t, '/dump/3'), 1, 'a third one';
 my $end = time;
 
-my @secrets = dump_of($state, 'secrets');
-is scalar @secrets, 3, 'a dump has three records';
+my $records = records($state);
+is_deeply [sort keys %{$records}], [map {"localhost/dump/$_"} 1 .. 3],
+    'a dump has a record for each key';
+my @secrets = map { $records->{"localhost/dump/$_"}[0] } 1 .. 3;
 for my $n (1 .. 3) {
-    my ($key, $value) = @{ $secrets[$n - 1] };
-    is $key, "localhost/dump/$n", "record $n: the key";
-    my ($id, $created, $verified, $flag, $len, $own)
-        = unpack 'a8 Q> Q> C C a*', $value;
-    is unpack('H*', $id),
-        unpack('H*', substr sha256("$secret/dump/$n"), 0, 8), 'its id';
-    ok $created >= $start - 1 && $created <= $end, 'when it was made'
-        or diag $created;
-    ok $n == 2 ? $verified >= $created && $verified <= $end : !$verified,
-        'when it verified a delivery' or diag $verified;
-    is $flag, 0, 'its state';
-    is $len, length $own, 'its length';
-    is $own, "$secret/dump/$n", 'the secret';
+    my $s = $secrets[$n - 1];
+    is scalar @{ $records->{"localhost/dump/$n"} }, 1, "record $n: one secret";
+    is $s->{id}, unpack('H*', substr sha256("$secret/dump/$n"), 0, 8),
+        'its id';
+    ok $s->{created} >= $start - 1 && $s->{created} <= $end,
+        'when it was made'
+        or diag $s->{created};
+    ok $n == 2
+        ? $s->{verified} >= $s->{created} && $s->{verified} <= $end
+        : !$s->{verified}, 'when it verified a delivery'
+        or diag $s->{verified};
+    is $s->{pending}, 0, 'its state';
+    is $s->{secret}, "$secret/dump/$n", 'the secret';
 }
 
-my @unproven = dump_of($state, 'unproven');
-is join(' ', sort map { substr $_->[0], 16 } @unproven),
-    'localhost/dump/1 localhost/dump/3', 'the unproven are listed';
-is join(' ', map { unpack 'Q>', $_->[0] } @unproven),
-    join(' ', sort map { unpack 'x8 Q>', $secrets[$_][1] } 0, 2),
-    'by their age';
-is join(' ', map { unpack 'H*', "@{$_}" } dump_of($state, 'meta')),
-    join(' ', map { unpack 'H*', $_ } 'keys ' . pack('Q>', 3),
-    "version \0\0\0\1"), 'how many keys, and the version of the format';
+for (['unproven', 1, 3], ['proven', 2], ['pending']) {
+    my ($age, @keys) = @{$_};
+    my @order = pairs($state, "${age}_by_age");
+    is join(' ', map { substr $_->[1], 8 } @order),
+        join(' ', map {"localhost/dump/$_"} @keys), "$age ones by their age";
+    is join(' ', map { unpack 'Q>', $_->[0] } @order),
+        join(' ', map { $secrets[$_ - 1]{serial} } @keys), 'their places';
+}
+is join(' ', map { unpack 'H*', "@{$_}" } pairs($state, 'meta')),
+    unpack('H*', "version \0\0\0\2"), 'the version of the format';
 
 # a copy that is made while secrets come
 

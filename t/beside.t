@@ -57,6 +57,14 @@ for my $lines ('asana_hook a;', 'return 200;',
     unlike $text, qr/\[warn\]/, 'without a warning';
 }
 
+($rc, $text) = check('zone=a:1m', 'asana_hook a; asana_hook_enroll gateway;');
+is $rc, 0, 'a policy that waits for a gateway';
+like $text, qr/\[warn\].*"asana_hook_enroll gateway".*"a"/, 'is warned of';
+($rc, $text) = check('zone=a:1m', 'asana_hook a; asana_hook_enroll gateway; }
+    location /create { asana_hook_gateway a; proxy_pass http://127.0.0.1:1;');
+is $rc, 0, 'and with one';
+unlike $text, qr/\[warn\]/, 'is not';
+
 for my $directive ('asana_hook_log_level', 'asana_hook_heartbeat') {
     ($rc, $text) = check('zone=a:1m', "$directive nosuch;");
     is $rc, 1, "$directive nosuch";

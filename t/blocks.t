@@ -36,8 +36,8 @@ for my $name (sort keys %blocks) {
         location /under$name/ { asana_hook hooks;
             location /under$name/api/ { asana_hook_api hooks write=on; $block }
         }
-        location /gate$name { asana_hook_register hooks; $pass $block }
-        location /passed$name { asana_hook_register hooks; $pass $below }
+        location /gate$name { asana_hook_gateway hooks; $pass $block }
+        location /passed$name { asana_hook_gateway hooks; $pass $below }
         location /hook$name/ { asana_hook hooks; $app $block }
     ";
 }

@@ -37,7 +37,7 @@ sub good {
 }
 
 good 'all parameters', "$zone max_size=1m inactive=1d pending=10m "
-    . 'max_secrets=1000' . (Receiver::threads() ? ' thread_pool=default' : '')
+    . 'max_secrets=1000'
     . ';', 'asana_hook hooks;';
 good 'a relative state', 'asana_hook_zone $uri zone=a:1m state=relative;';
 good 'a trailing slash', "$zone/;";
@@ -65,25 +65,18 @@ bad 'empty state', "$p \"state=\"", 'asana_hook_zone $uri zone=a:1m state=;';
 for my $value (
     qw(max_size=0 max_size=1023k max_size=x max_size= inactive=0 inactive=x
     inactive= pending=0 pending=x max_secrets=0 max_secrets=1001
-    max_secrets=-1 max_secrets=x thread_pool= nosuch=1 nosuch)
+    max_secrets=-1 max_secrets=x thread_pool=default nosuch=1 nosuch)
     )
 {
     bad $value, "$p \"$value\"", "$zone $value;";
 }
 
-if (Receiver::threads()) {
-    bad 'an unknown pool', 'thread pool "nosuch"',
-        "$zone thread_pool=nosuch;";
-} else {
-    bad 'a pool without threads', "$p \"thread_pool=x\" requires nginx built",
-        "$zone thread_pool=x;";
-}
 bad 'the zone twice', 'asana_hook_zone.*"hooks" twice',
     "$zone; asana_hook_zone \$uri zone=hooks:1m state=$t->{dir}/other;";
 bad 'the state twice', "$p \"state=[^\"]*\" is already used",
     "$zone; asana_hook_zone \$uri zone=other:1m state=$t->{dir}/state/;";
 symlink "$t->{dir}/state", "$t->{dir}/link";
-bad 'a link to the state', "$p \"state=[^\"]*\" is the same directory",
+bad 'a link to the state', "$p \"state=[^\"]*\" is already used",
     "$zone; asana_hook_zone \$uri zone=other:1m state=$t->{dir}/link;";
 bad 'a state that cannot be', 'nosuch/state',
     "asana_hook_zone \$uri zone=a:1m state=$t->{dir}/nosuch/state;";
@@ -100,7 +93,7 @@ bad 'no argument', 'asana_hook" directive', "$zone;", 'asana_hook;';
 bad 'no name', 'asana_hook', "$zone;", 'asana_hook "";';
 good 'asana_hook off', "$zone; asana_hook hooks;", 'asana_hook off;';
 
-for my $value (qw(first open confirm register off $arg_enroll)) {
+for my $value (qw(first open confirm gateway off $arg_enroll)) {
     good "enroll $value", "$zone; asana_hook_enroll $value;",
         'asana_hook hooks;';
 }

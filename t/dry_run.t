@@ -162,7 +162,7 @@ is rejected() - $before, 4 * 13, 'what would be rejected is logged as always';
 
 my $r = $t->call('GET', '/h');
 is $r->{status}, 200, 'GET';
-like $r->{head}, qr/^X-Word: BYPASS\r$/m, 'BYPASS';
+like $r->{head}, qr/^X-Word: UNCHECKED\r$/m, 'UNCHECKED';
 $t->seen;
 
 # a heartbeat that is answered here

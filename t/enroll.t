@@ -94,7 +94,7 @@ is $t->handshake('/a?token=9f3a', secret(2))->{status}, 403, 'once';
 $t->end;
 
 $t = Receiver->new(location => 'asana_hook_enroll $arg_p;')->app->run;
-for my $value ('', 'FIRST', 'firs', 'firstt', 'confirmed', 'register') {
+for my $value ('', 'FIRST', 'firs', 'firstt', 'confirmed', 'register', 'gate') {
     is $t->handshake("/a?p=$value", secret(1))->{status}, 403,
         "the value \"$value\" is refused";
     is(($t->words)[-1], 'REFUSED', 'REFUSED');

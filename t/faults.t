@@ -11,6 +11,7 @@ use File::Path qw(remove_tree);
 use Test::More;
 
 use Receiver qw(wait_for);
+use Stored qw(load record records value);
 use Shim;
 
 Shim::usable();
@@ -21,7 +22,7 @@ my $t      = Receiver->new(
     location => 'asana_hook_heartbeat answer;',
     server   => 'location /api { asana_hook_api hooks write=on; }
         location = /create {
-            asana_hook_register hooks; proxy_pass http://127.0.0.1:APP;
+            asana_hook_gateway hooks; proxy_pass http://127.0.0.1:APP;
         }'
 )->app;
 $t->{server} =~ s/APP/$t->{app_port}/;
@@ -107,12 +108,18 @@ for my $fault (@faults) {
         4, 'secrets that are not in the zone';
     $shim->set(%{$control});
     my $key = fails($what, " cannot be written: $line");
-    my @r = map {
+    for my $cold (@cold) {
         $t->handshake($key, "$secret$key");
-        $t->deliver($_, "$secret$_", 'x')
-    } @cold;
-    is join(' ', map { $_->{status} } @r), '200 200 200 200',
-        'what is not in the zone is read while nothing can be written';
+
+        # 503 for as long as LMDB, which refuses itself now, is opened anew
+        my %answer;
+        ok wait_for(sub {
+            my $status = $t->deliver($cold, "$secret$cold", 'x')->{status};
+            $answer{$status}++;
+            return $status == 200;
+        }, 2), 'what is not in the zone is read while nothing can be written';
+        is $answer{403}, undef, 'and never said to be wrong';
+    }
     $shim->set;
     ok wait_for(sub {
         $t->deliver($key, "$secret$key", 'x')->{status} == 403
@@ -124,11 +131,8 @@ for my $fault (@faults) {
 
 sub proven {
     my ($key) = @_;
-    my $dump = qx(mdb_dump -p -s secrets $state);
-    my ($value) = $dump =~ /^ localhost\Q$key\E\n (.*)$/m
-        or die "no $key: $dump";
-    $value =~ s/\\([0-9a-f]{2})/chr hex $1/ge;
-    return unpack 'x16 Q>', $value;
+    my $secrets = records($state)->{"localhost$key"} or return;
+    return $secrets->[0]{verified};
 }
 
 (my $quick = $t->conf) =~ s/(asana_hook_zone \S+ .*);/$1 inactive=240s;/;
@@ -192,7 +196,7 @@ SKIP: {
     system 'mount', '-o', 'remount,bind,ro', $state;
     ok $t->reload, 'a file system that is read-only';
     $key = fails('read-only file system',
-        ' cannot be opened: Read-only file system; mount');
+        ' can only be read: Read-only file system; mount');
     system 'umount', '-l', $state;
     works('read-only file system', $key);
 }
@@ -251,7 +255,7 @@ sub version {
 }
 
 $t->stop;
-is version('00000001', '00000002'), 0, 'a store of a newer version';
+is version('00000002', '00000003'), 0, 'a store of a newer version';
 my $content = qx(mdb_dump -a $state);
 my $before  = identity();
 $t->start;
@@ -271,22 +275,16 @@ ok wait_for(sub {
     $t->slurp('access.log') =~ m{^POST /create 201 \[ERROR\]}m
 }), 'ERROR';
 $t->answer(200, '', 'app');
-like news(), qr/\[crit\].*store "\Q$state\E" has the format 2 .*; upgrade/,
+like news(), qr/\[crit\].*store\ "\Q$state\E"\ cannot\ be\ used:
+    \ MDB_VERSION_MISMATCH.*;\ it\ has\ the\ format\ of\ a\ newer\ version,
+    \ upgrade/x,
     'and the log says why';
 is qx(mdb_dump -a $state), $content, 'nor is it changed';
 is identity(), $before, 'nor are its files';
-is version('00000002', '00000001'), 0, 'the old version';
+is version('00000003', '00000002'), 0, 'the old version';
 works('newer version', '/new');
 
 # records that no version writes, one of them loaded after the other
-
-sub load {
-    my ($database, $key, $value, @flags) = @_;
-    $t->write_file('load', join "\n", 'VERSION=3', 'format=bytevalue',
-        "database=$database", 'type=btree', @flags, 'HEADER=END',
-        map({ ' ' . unpack 'H*', $_ } $key, $value), "DATA=END\n");
-    return system 'mdb_load', '-s', $database, '-f', "$t->{dir}/load", $state;
-}
 
 sub api {
     my ($method, $key) = @_;
@@ -294,55 +292,54 @@ sub api {
         ["X-Hook-Secret: $secret$key"])->{status};
 }
 
-my $corrupt = qr/\[crit\].*store\ "\Q$state\E"\ cannot\ be\ (?:read|written):
-    \ MDB_CORRUPTED.*restore\ it\ from\ a\ backup/x;
+my $damaged = qr/\[crit\].*store\ "\Q$state\E":\ what\ it\ holds\ for\ the\ key
+    \ "localhost[^"]*"\ is\ damaged.*restore\ it\ from\ a\ backup/x;
 my $latest = 253402300799;
 my %record = (
-    'cut'          => "\0",
-    'no secret'    => pack('a8 Q> Q> C C', "\0", 1, 0, 0, 0),
-    'too short'    => pack('a8 Q> Q> C C a20', "\0", 1, 0, 0, 21, 'x' x 20),
-    'too long'     => pack('a8 Q> Q> C C a20', "\0", 1, 0, 0, 19, 'x' x 20),
-    'no state'     => pack('a8 Q> Q> C C a20', "\0", 1, 0, 2, 20, 'x' x 20),
-    'created late' =>
-        pack('a8 Q> Q> C C a20', "\0", $latest + 1, 0, 0, 20, 'x' x 20),
-    'verified late' =>
-        pack('a8 Q> Q> C C a20', "\0", 1, $latest + 1, 0, 20, 'x' x 20)
+    'cut'           => "\2\0",
+    'empty'         => '',
+    'too short'     => value(substr record('x' x 20), 0, -1),
+    'too long'      => value(record('x' x 20) . 'x'),
+    'another one'   => "\3" . record('x' x 20),
+    'no state'      => value(record('x' x 20, pending => 2)),
+    'twice'         => value((record('x' x 20)) x 2),
+    'created late'  => value(record('x' x 20, created => $latest + 1)),
+    'verified late' => value(record('x' x 20, verified => $latest + 1))
 );
 for my $what (sort keys %record) {
     (my $path = "/bad/$what") =~ s/ /-/g;
     is $t->handshake($path, "$secret$path")->{status}, 200, $what;
-    is load('secrets', "localhost$path", $record{$what}, 'dupsort=1'), 0,
+    is load($t->{dir}, 'hooks', "localhost$path", $record{$what}), 0,
         'a record that is damaged';
     is $t->deliver($path, "$secret$path", 'x')->{status}, 503,
         'a delivery gets 503';
     is $t->handshake($path, "$secret/other")->{status}, 503, 'a handshake';
     is api('GET', $path), 503, 'GET';
-    is $t->call('GET', '/api/hooks')->{status}, 503, 'the listing';
-    ok news() =~ $corrupt, 'the log says it';
+    ok wait_for(sub { api('GET', $path); news() =~ $damaged }),
+        'the log says it';
+    is $t->call('GET', '/api/hooks')->{status}, 200, 'the listing';
+    unlike $t->call('GET', '/api/hooks')->{body}, qr/"localhost\Q$path\E"/,
+        'goes on without it';
     for my $method (qw(PUT DELETE)) {
         is api($method, $path), 503, $method;
-        ok news() =~ $corrupt, 'the log says it';
         works("$what, another key", "/beside/$method$path");
     }
 }
-is load('secrets', 'localhost/latest',
-    pack('a8 Q> Q> C C a20', "\0", $latest, $latest, 0, 20, 'x' x 20),
-    'dupsort=1'), 0, 'the last time that there is';
+is load($t->{dir}, 'hooks', 'localhost/latest',
+    value(record('x' x 20, created => $latest, verified => $latest))), 0,
+    'the last time that there is';
 is $t->deliver('/latest', 'x' x 20, 'x')->{status}, 200, 'verifies';
 is api('GET', '/latest'), 200, 'and is shown';
 
-# one in the list of those that wait, which each handshake looks at
+# an entry of an index that is none is passed over
 
-is load('waiting', "\0" x 16, ''), 0, 'a damaged list';
-is $t->handshake('/list', "$secret/list")->{status}, 503, 'a handshake: 503';
-ok news() =~ $corrupt, 'the log says it';
-is $t->deliver('/known', "$secret/known", 'x')->{status}, 200,
-    'deliveries verify';
+is load($t->{dir}, 'pending_by_age', "\0" x 8, 'short'), 0, 'a damaged list';
+works('a damaged list', '/list');
 
 # a version that is none
 
 $t->stop;
-is version('00000001', '0001'), 0, 'a damaged version';
+is version('00000002', '0002'), 0, 'a damaged version';
 $t->start;
 is $t->deliver('/known', "$secret/known", 'x')->{status}, 503, 'is not used';
 ok news() =~ qr/store "\Q$state\E" cannot be used: MDB_CORRUPTED.*backup/,

@@ -13,7 +13,7 @@ use Receiver;
 my $t = Receiver->new(
     location => 'asana_hook_enroll confirm;',
     server   => 'location = /create {
-        asana_hook_register hooks; proxy_pass http://127.0.0.1:APP;
+        asana_hook_gateway hooks; proxy_pass http://127.0.0.1:APP;
     }'
 );
 $t->{server} =~ s/APP/$t->{app_port}/;
@@ -51,26 +51,26 @@ my @whole = (
     'a-secret\\/with\\u0022all\\u005cthat-0123456789',
     'a-secret\\u002fwith\\u0022all\\u005Cthat-012345678\\u0039',
 );
-is_word(qq({"X-Hook-Secret":"$_"}), 'REGISTERED', 'the value') for @whole;
-is_word(qq({"\\u0058-Hook-Secre\\u0074":"$text"}), 'REGISTERED', 'the name');
-is_word(qq({"X-Hook-Secret":"$text$_"}), 'MALFORMED', 'not visible')
+is_word(qq({"X-Hook-Secret":"$_"}), 'CONFIRMED', 'the value') for @whole;
+is_word(qq({"\\u0058-Hook-Secre\\u0074":"$text"}), 'CONFIRMED', 'the name');
+is_word(qq({"X-Hook-Secret":"$text$_"}), 'UNREADABLE', 'not visible')
     for map {"\\$_"} qw(b f n r t u0000 u007f u00e9 u20ac ud83d\\ude00);
-is_word(qq({"X-Hook-Secret":"$_$text"}), 'UNKNOWN', 'another value')
+is_word(qq({"X-Hook-Secret":"$_$text"}), 'UNMATCHED', 'another value')
     for 'a', '\\\\', '\\"', '\\/', '\\u007e';
 
 # one too long by what an escape stands for
 
 for my $case (
-    ['x' x 255, 'UNKNOWN'],
-    ['x' x 256, 'MALFORMED'],
-    ['x' x 254 . '\\u0078', 'UNKNOWN'],
-    ['x' x 255 . '\\u0078', 'MALFORMED'],
-    ['\\u0078' x 255, 'UNKNOWN'],
-    ['x' x 253 . '\\u20ac', 'MALFORMED'],
-    ['x' x 60_000, 'MALFORMED'],
-    ['x' x 16, 'UNKNOWN'],
-    ['x' x 15, 'MALFORMED'],
-    ['', 'MALFORMED']
+    ['x' x 255, 'UNMATCHED'],
+    ['x' x 256, 'UNREADABLE'],
+    ['x' x 254 . '\\u0078', 'UNMATCHED'],
+    ['x' x 255 . '\\u0078', 'UNREADABLE'],
+    ['\\u0078' x 255, 'UNMATCHED'],
+    ['x' x 253 . '\\u20ac', 'UNREADABLE'],
+    ['x' x 60_000, 'UNREADABLE'],
+    ['x' x 16, 'UNMATCHED'],
+    ['x' x 15, 'UNREADABLE'],
+    ['', 'UNREADABLE']
     )
 {
     is_word(qq({"X-Hook-Secret":"$case->[0]"}), $case->[1], 'a length');
@@ -78,10 +78,10 @@ for my $case (
 
 # other names, which are longer, shorter or alike
 
-is_word(qq({"$_":"$text"}), 'MALFORMED', 'another name')
+is_word(qq({"$_":"$text"}), 'UNREADABLE', 'another name')
     for '', 'x-hook-secret', 'X-Hook-Secre', 'X-Hook-Secret ',
     'X-Hook-Secret\\u0000', 'X-Hook-Secret' . 'x' x 40, 'y' x 13;
-is_word(qq({"$_":1,$member}), 'REGISTERED', 'beside it')
+is_word(qq({"$_":1,$member}), 'CONFIRMED', 'beside it')
     for '', 'x' x 32, 'x' x 33, 'X-Hook-Secret' x 900, '\\u20ac' x 13;
 
 # any other value: what is none, and all of them
@@ -115,17 +115,17 @@ my @values = (
 
 for my $case (@values) {
     my ($value, $good) = @$case;
-    my $word = $good ? 'REGISTERED' : 'MALFORMED';
+    my $word = $good ? 'CONFIRMED' : 'UNREADABLE';
     is_word(qq({"v":$value,$member}), $word, 'before');
     is_word(qq({$member,"v":$value}), $word, 'behind');
-    is_word(qq({"X-Hook-Secret":$value}), 'MALFORMED', 'in its place');
+    is_word(qq({"X-Hook-Secret":$value}), 'UNREADABLE', 'in its place');
 }
 
 # the whole of it
 
-is_word($_, 'REGISTERED', 'the object')
+is_word($_, 'CONFIRMED', 'the object')
     for " \t\r\n{ \t\r\n$member \t\r\n} \t\r\n", "{$member}\n" . ' ' x 9999;
-is_word($_, 'MALFORMED', 'no object')
+is_word($_, 'UNREADABLE', 'no object')
     for '{}', ' { } ', '[]', "[$member]", "\"$text\"", 'null', '1', ' ',
     "\xef\xbb\xbf{$member}", "{$member}}", "{$member},", "{$member}{}",
     "{$member}\0", "\0{$member}", "{$member", "$member}", "{,$member}",
@@ -134,7 +134,7 @@ is_word($_, 'MALFORMED', 'no object')
 
 # twice, in whatever order and spelling
 
-is_word($_, 'MALFORMED', 'twice')
+is_word($_, 'UNREADABLE', 'twice')
     for "{$member,$member}", "{$member,\"a\":1,$member}",
     qq({$member,"\\u0058-Hook-Secret":"$text"}),
     qq({$member,"X-Hook-Secret":null}), qq({"X-Hook-Secret":"",$member});
@@ -144,8 +144,8 @@ is_word($_, 'MALFORMED', 'twice')
 my $all = qq( {"a":[1,-0.5e+3,true,false,null,[],{}],"b":"\\ud83d\\ude00\\n",)
     . qq("\\u0058-Hook-Secret" : "\\u0061) . substr($text, 1)
     . qq(","c":{"d":"\\u20ac"}});
-is_word($all, 'REGISTERED', 'whole');
-my @cut = grep {!/MALFORMED$/}
+is_word($all, 'CONFIRMED', 'whole');
+my @cut = grep {!/UNREADABLE$/}
     map { "$_ " . word(substr $all, 0, $_) } 0 .. length($all) - 1;
 is "@cut", '', 'cut anywhere it is none';
 

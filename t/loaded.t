@@ -10,6 +10,7 @@ use Digest::SHA qw(sha256);
 use Test::More;
 
 use Receiver qw(wait_for);
+use Stored qw(load record value);
 
 my $secret = 'a-secret-of-printable-text-0123456789';
 my $t      = Receiver->new(
@@ -20,7 +21,7 @@ my $t      = Receiver->new(
             proxy_pass http://127.0.0.1:APP;
         }
         location = /create {
-            asana_hook_register hooks; proxy_pass http://127.0.0.1:APP;
+            asana_hook_gateway hooks; proxy_pass http://127.0.0.1:APP;
         }'
 )->app;
 $t->{server} =~ s/APP/$t->{app_port}/g;
@@ -28,20 +29,6 @@ $t->run;
 my $state   = "$t->{dir}/state";
 my @workers = $t->workers;
 my $fresh   = 0;
-
-sub load {
-    my ($database, $key, $value, @flags) = @_;
-    $t->write_file('load', join "\n", 'VERSION=3', 'format=bytevalue',
-        "database=$database", 'type=btree', @flags, 'HEADER=END',
-        map({ ' ' . unpack 'H*', $_ } $key, $value), "DATA=END\n");
-    return system 'mdb_load', '-s', $database, '-f', "$t->{dir}/load", $state;
-}
-
-sub record {
-    my ($own, $pending) = @_;
-    return pack 'a8 Q> Q> C C a*', sha256($own), time - 10, 0, $pending || 0,
-        length $own, $own;
-}
 
 my $read = 0;
 
@@ -74,15 +61,18 @@ is $t->deliver('/known', "$secret/known", 'x')->{status}, 200, 'verifies';
 
 for my $length (481, 495, 511) {
     my $key = 'a' x $length;
-    is load('secrets', $key, record($secret), 'dupsort=1'), 0,
+    is load($t->{dir}, 'hooks', $key, value(record($secret))), 0,
         "a key of $length bytes";
     news();
     my $r = $t->call('GET', '/api/hooks');
     is $r->{status}, 200, 'a listing';
     like $r->{body}, qr{"localhost/known"}, 'has the others';
     unlike $r->{body}, qr/a{481}/, 'but not that one';
-    like news(), qr/\[crit\].*store\ "\Q$state\E"\ has\ a\ key\ of\ $length
-        \ bytes.*\ left\ out/x, 'the log says it';
+    ok wait_for(sub {
+        $t->call('GET', '/api/hooks');
+        news() =~ /\[crit\].*store\ "\Q$state\E".*the\ key\ "a{480}"
+            \ is\ damaged.*backup/x;
+    }), 'the log says it';
     $t->call($_, "/api/hooks?key=$key", ["X-Hook-Secret: $secret"])
         for qw(GET PUT DELETE);
     $t->call('GET', "/api/hooks?after=$key");
@@ -93,7 +83,7 @@ for my $length (481, 495, 511) {
 # keys of bytes that no name has
 
 for my $key ("\0", "line\nfeed", "\177", "\xff\xfe", "a\x{1b}[2J") {
-    is load('secrets', $key, record($secret), 'dupsort=1'), 0, 'an odd key';
+    is load($t->{dir}, 'hooks', $key, value(record($secret))), 0, 'an odd key';
     my $r = $t->call('GET', '/api/hooks');
     is $r->{status}, 200, 'a listing';
     like $r->{body}, qr{"localhost/known"}, 'has the others';
@@ -105,44 +95,45 @@ for my $key ("\0", "line\nfeed", "\177", "\xff\xfe", "a\x{1b}[2J") {
 
 for my $length (1, 15) {
     my $key = "localhost/short/$length";
-    is load('secrets', $key, record('s' x $length), 'dupsort=1'), 0,
+    is load($t->{dir}, 'hooks', $key, value(record('s' x $length))), 0,
         "a secret of $length bytes";
     ok wait_for(sub {
         is $t->deliver("/short/$length", 's' x $length, 'x')->{status}, 503,
             'verifies nothing';
         like $t->deliver("/short/$length", 's' x $length, 'x')->{head},
             qr/^Retry-After: \d+\r$/m, 'and is to be sent again';
-        return news() =~ /\[crit\].*cannot be read: .*backup/;
+        return news() =~ /\[crit\].*is damaged.*backup/;
     }), 'the log says it';
     others("a secret of $length bytes");
 }
 
 # a record without its index, and indexes without their records
 
-is load('secrets', 'localhost/bare', record("$secret/bare"), 'dupsort=1'), 0,
+is load($t->{dir}, 'hooks', 'localhost/bare', value(record("$secret/bare"))), 0,
     'a secret that is in no index';
 is $t->deliver('/bare', "$secret/bare", 'x')->{status}, 200, 'verifies';
 others('a secret in no index');
 is $t->call('DELETE', '/api/hooks?key=localhost/bare')->{status}, 204,
     'is revoked';
-is load('secrets', 'localhost/confirm/bare', record("$secret/bare", 1),
-    'dupsort=1'), 0, 'a pending one';
+is load($t->{dir}, 'hooks', 'localhost/confirm/bare',
+    value(record("$secret/bare", pending => 1))), 0, 'a pending one';
 is $t->call('PUT', '/api/hooks?key=localhost/confirm/bare',
     ["X-Hook-Secret: $secret/bare"])->{status}, 200, 'is confirmed';
 is $t->deliver('/confirm/bare', "$secret/bare", 'x')->{status}, 200,
     'verifies';
 
 my $id = substr sha256("$secret/gone"), 0, 8;
-for my $database (qw(waiting unproven)) {
-    is load($database, pack('Q> a8 a*', 1, $id, 'localhost/gone'), ''), 0,
+for my $database (qw(pending_by_age unproven_by_age proven_by_age)) {
+    is load($t->{dir}, $database, pack('Q>', 1), $id . 'localhost/gone'), 0,
         "an entry of \"$database\" without a record";
     others("a stale entry of \"$database\"");
 }
 my $pending = "$secret/pending";
 $id = substr sha256($pending), 0, 8;
-is load('pending', $id . 'localhost/gone', pack 'Q>', 1), 0,
-    'an entry of "pending" without a record';
-is load('pending', $id . 'localhost/' . 'l' x 490, pack 'Q>', 1), 0,
+is load($t->{dir}, 'secrets_by_id', $id . 'localhost/gone', ''), 0,
+    'an entry of "secrets_by_id" without a record';
+is load($t->{dir}, 'secrets_by_id', $id . 'localhost/' . 'l' x 490,
+    ''), 0,
     'one of a key that is too long';
 is $t->handshake('/confirm/real', $pending)->{status}, 200, 'a pending secret';
 $t->answer(201, '', qq({"X-Hook-Secret":"$pending"}));
@@ -151,7 +142,7 @@ is $r->{status}, 201, 'a create call';
 $t->answer(200, '', 'app');
 is $t->deliver('/confirm/real', $pending, 'x')->{status}, 200,
     'confirms the one that is there';
-others('a long key of "pending"');
+others('a long key of "secrets_by_id"');
 
 is join(' ', $t->workers), join(' ', @workers), 'the worker lived throughout';
 $t->secrecy($secret);

@@ -9,6 +9,7 @@ use File::Copy qw(copy);
 use Test::More;
 
 use Receiver qw(request response wait_for);
+use Stored qw(records);
 
 my $secret = 'a-secret-of-printable-text-0123456789';
 my $user   = $> == 0 ? 'www-data' : scalar getpwuid $>;
@@ -222,9 +223,9 @@ for my $case ([removed => \&remove], [replaced => \&replace]) {
     $t->stop;
     $t->start;
     is verified($t, @keys, @taken), @keys + @taken, 'after a restart as well';
-    my %stored = map { $_ => 1 }
-        qx(mdb_dump -p -s secrets $t->{dir}/state) =~ m{^ localhost(/.*)$}mg;
-    is scalar(grep { !$stored{$_} } @keys, @taken), 0, 'all are stored';
+    my $stored = records("$t->{dir}/state");
+    is scalar(grep { !$stored->{"localhost$_"} } @keys, @taken), 0,
+        'all are stored';
     $t->end;
 }
 

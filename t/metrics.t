@@ -169,20 +169,22 @@ my $first = compare('once');
 
 $t->call($_, '/a') for qw(GET HEAD OPTIONS);
 $t->call('POST', '/api');
-compare('BYPASS and the API itself');
+compare('UNCHECKED and the API itself');
 
 # gauges
 
-is $first->{'asana_hook_secrets{zone="hooks",state="pending"}'}, 2,
-    'two are pending';
-is $first->{'asana_hook_secrets{zone="hooks",state="confirmed"}'}, 2,
-    'two are confirmed';
-my ($size, $used, $free)
-    = map { $first->{"asana_hook_zone_bytes{zone=\"hooks\",kind=\"$_\"}"} }
-    qw(size used free);
+my ($size, $used, $max, $stored) = map { $first->{"asana_hook_${_}_bytes"
+        . '{zone="hooks"}'} } qw(zone_size zone_used store_max store_used);
 is $size, 1048576, 'bytes of the zone';
-is $used + $free, $size, 'used and free';
-is $first->{'asana_hook_store_up{zone="hooks"}'}, 1, 'the store is up';
+ok $used > 0 && $used < $size, 'in use';
+is $max, 256 * 1048576, 'bytes that the store may take';
+ok $stored > 0 && $stored < $max, 'in use';
+is $first->{'asana_hook_build_info{version="0.2.0",store="lmdb"}'}, 1,
+    'version and kind of store';
+is_deeply [grep {/kind=|_secrets\{|commits_total|store_up/} keys %$first], [],
+    'nothing is said twice';
+is $first->{'asana_hook_store_writable{zone="hooks"}'}, 1, 'it can be written';
+is $first->{'asana_hook_store_readable{zone="hooks"}'}, 1, 'the store is up';
 
 # the histogram of commits
 
@@ -201,8 +203,6 @@ sub histogram {
     is_deeply \@bad, [], "$name: buckets are cumulative";
     cmp_ok $bucket{'+Inf'}, '>=', $last, '+Inf is the largest';
     is $all->{"${h}_count{zone=\"hooks\"}"}, $bucket{'+Inf'}, 'as the count';
-    is $all->{'asana_hook_store_commits_total{zone="hooks"}'},
-        $bucket{'+Inf'}, 'and the commits';
     cmp_ok $all->{"${h}_sum{zone=\"hooks\"}"}, '>', 0, 'a sum';
     is decode_json($t->call('GET', '/api')->{body})->{store}{commits},
         $bucket{'+Inf'}, 'GET / says the same';
@@ -286,16 +286,16 @@ $t = Receiver->new(
     location => 'asana_hook_enroll confirm;',
     server   => 'location /api { asana_hook_api hooks; }
         location = /create {
-            asana_hook_register hooks;
+            asana_hook_gateway hooks;
             proxy_pass http://127.0.0.1:APP;
         }'
 );
 $t->{server} =~ s/APP/$t->{app_port}/;
 $t->app->run;
 
-is_deeply [sort grep {/creates/} keys %{ metrics() }],
-    [map {qq(asana_hook_creates_total{zone="hooks",result="$_"})}
-        qw(error malformed refused registered unknown)],
+is_deeply [sort grep {/gateway_requests/} keys %{ metrics() }],
+    [map {qq(asana_hook_gateway_requests_total{zone="hooks",result="$_"})}
+        qw(confirmed error refused unmatched unreadable)],
     'a gateway: words of create calls are there from the start';
 
 sub create {
@@ -321,11 +321,11 @@ rename "$t->{dir}/state", "$t->{dir}/away" or die $!;
 create('POST', 201, member(2), 1);
 rename "$t->{dir}/away", "$t->{dir}/state" or die $!;
 %want = (
-    'handshakes handshake' => 2,
-    'creates registered'   => 3,
-    'creates unknown'      => 4,
-    'creates malformed'    => 5,
-    'creates error'        => 1
+    'handshakes handshake'        => 2,
+    'gateway_requests confirmed'  => 3,
+    'gateway_requests unmatched'  => 4,
+    'gateway_requests unreadable' => 5,
+    'gateway_requests error'      => 1
 );
 is_deeply counted(metrics()), \%want, 'create calls, to the unit';
 promtool('a gateway');
@@ -347,7 +347,7 @@ for my $name ('a"b', 'a\\b', "a\nb", 'z' x 230) {
     is decode_json($t->call('GET', '/api')->{body})->{zone}, $name,
         'an odd name of a zone: ' . substr $name, 0, 9;
     my @lines = split /\n/, $t->call('GET', '/api/metrics')->{body};
-    is scalar(grep { !/^#/ && !/zone="\Q$quoted\E"/ } @lines), 0,
+    is scalar(grep { !/^#|build_info/ && !/zone="\Q$quoted\E"/ } @lines), 0,
         'in all labels';
     promtool('an odd name');
     $t->end;

@@ -1,4 +1,4 @@
-# Tests for asana_hook_register behind filters of njs, which are called before
+# Tests for asana_hook_gateway behind filters of njs, which are called before
 # those of the module.
 
 use strict;
@@ -19,7 +19,7 @@ my $t = Receiver->new(
     main   => "load_module $js;",
     http   => 'js_path DIR; js_import filter from filter.js;',
     server => join ' ', map {
-        "location = /create/$_ { asana_hook_register hooks; "
+        "location = /create/$_ { asana_hook_gateway hooks; "
             . 'js_header_filter filter.header; js_body_filter filter.body; '
             . "proxy_pass http://127.0.0.1:APP; proxy_buffering $_; }"
     } qw(on off)

@@ -1,4 +1,4 @@
-# Tests for asana_hook_register and the API: requests that another location
+# Tests for asana_hook_gateway and the API: requests that another location
 # takes over while a change is under way.
 
 use strict;
@@ -34,7 +34,7 @@ my %after = (
     'api'     => 'asana_hook_api hooks write=on;',
     'proxy'   => "$slow on;",
     'stream'  => "$slow off;",
-    'gateway' => "asana_hook_register hooks; $slow on;",
+    'gateway' => "asana_hook_gateway hooks; $slow on;",
 );
 my %ways = (
     'buffered'   => '',
@@ -50,15 +50,15 @@ for my $name (sort keys %after) {
     for my $way (sort keys %ways) {
         $t->{server} .= "
         location = /$way/$name { post_action /after$name/;
-            asana_hook_register hooks; $pass $ways{$way} }
+            asana_hook_gateway hooks; $pass $ways{$way} }
         location = /$way/named/$name { post_action \@after$name;
-            asana_hook_register hooks; $pass $ways{$way} }";
+            asana_hook_gateway hooks; $pass $ways{$way} }";
     }
 }
 $t->{server} .= "
     location /api/ { asana_hook_api hooks write=on; }
     location = /slow { post_action /afterproxy/; send_timeout 100ms;
-        asana_hook_register hooks; $pass }";
+        asana_hook_gateway hooks; $pass }";
 $t->{location} = 'asana_hook_enroll confirm;';
 $t->app->run;
 

@@ -1,4 +1,4 @@
-# Tests for asana_hook_register: a create call whose secret finds no place any
+# Tests for asana_hook_gateway: a create call whose secret finds no place any
 # more, because its key has as many as max_secrets allows.
 
 use strict;
@@ -14,7 +14,7 @@ my $t = Receiver->new(
     zone     => 'max_secrets=2',
     location => 'asana_hook_enroll confirm;',
     server   => 'location = /create {
-            asana_hook_register hooks; proxy_pass http://127.0.0.1:APP;
+            asana_hook_gateway hooks; proxy_pass http://127.0.0.1:APP;
         }
         location /api/ { asana_hook_api hooks write=on; }'
 );
@@ -68,11 +68,11 @@ unlike $t->slurp('error.log'), qr/\[crit\]/, 'nobody is woken';
 
 # the way out is one that can be followed
 
-my ($command) = $line =~ /"asana-hook (revoke '[^']*')"/;
+my ($command) = $line =~ /"asana-hook (revoke [^"]+)"/;
 ok defined $command, 'it names a command' or diag $line;
 is tool($command), "revoked\n", 'which does it';
 is $t->handshake($key, $secret)->{status}, 200, 'the webhook comes again';
-is create($secret), 'REGISTERED', 'and has a place';
+is create($secret), 'CONFIRMED', 'and has a place';
 is $t->deliver($key, $secret, 'x')->{status}, 200, 'active';
 
 # of two keys one has no place
@@ -84,7 +84,7 @@ put('/full') for 1, 2;
 is create($secret), 'REFUSED', 'of two keys one is full: REFUSED';
 is $t->deliver('/free', $secret, 'x')->{status}, 200, 'the other is active';
 is $t->deliver('/full', $secret, 'x')->{status}, 503, 'that one is not';
-like $t->slurp('error.log'), qr/revoke 'ref:localhost%2Ffull'/,
+like $t->slurp('error.log'), qr{revoke localhost/full"},
     'and the log names it';
 
 # a longest key fits into the line
@@ -94,11 +94,11 @@ $secret = secret();
 $t->handshake($key, $secret);
 put($key) for 1, 2;
 is create($secret), 'REFUSED', 'a long key';
-my @commands = $t->slurp('error.log') =~ /"asana-hook (revoke '[^']*')"/g;
+my @commands = $t->slurp('error.log') =~ /"asana-hook (revoke [^"]+)"/g;
 is tool($commands[-1]), "revoked\n", 'its command is whole';
 
 is $t->call('GET', '/api/metrics')->{body}
-    =~ /creates_total\{zone="hooks",result="refused"\} (\d+)/ && $1, 3,
+    =~ /gateway_requests_total\{zone="hooks",result="refused"\} (\d+)/ && $1, 3,
     'they are counted';
 $t->secrecy($secret);
 $t->end;

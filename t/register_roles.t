@@ -1,4 +1,4 @@
-# Tests for asana_hook_register: which location is what, and what is refused.
+# Tests for asana_hook_gateway: which location is what, and what is refused.
 
 use strict;
 use warnings;
@@ -25,30 +25,30 @@ sub conf {
 # [name, error or '', lines in http, server, location]
 
 my $hook = 'asana_hook hooks;';
-my $gate = 'asana_hook_register hooks;';
+my $gate = 'asana_hook_gateway hooks;';
 for my $case (
     ['both in a location',     $own, '', '', "$hook $gate $pass"],
     ['the other way round',    $own, '', '', "$gate $hook $pass"],
     ['both in a server',       $own, '', "$hook $gate", $pass],
     ['both in http',           $own, "$hook $gate", '', $pass],
     ['both in http, one off in a location', $own, "$hook $gate", '',
-        "asana_hook_register off; $pass"],
+        "asana_hook_gateway off; $pass"],
     ['a gateway and the API',  $own, '', '', "$gate asana_hook_api hooks;"],
     ['an unknown zone',        'names the unknown zone "other"', '', '',
-        "asana_hook_register other; $pass"],
+        "asana_hook_gateway other; $pass"],
     ['no argument',            'invalid number of arguments', '', '',
-        "asana_hook_register; $pass"],
+        "asana_hook_gateway; $pass"],
     ['two arguments',          'invalid number of arguments', '', '',
-        "asana_hook_register hooks on; $pass"],
+        "asana_hook_gateway hooks on; $pass"],
     ['an empty name',          'has an empty zone name', '', '',
-        "asana_hook_register ''; $pass"],
+        "asana_hook_gateway ''; $pass"],
     ['twice',                  'is duplicate', '', '', "$gate $gate $pass"],
     ['off and on',             'is duplicate', '', '',
-        "asana_hook_register off; $gate $pass"],
+        "asana_hook_gateway off; $gate $pass"],
     ['a gateway',              '', '', '', "$gate $pass"],
-    ['off',                    '', '', '', "asana_hook_register off; $pass"],
+    ['off',                    '', '', '', "asana_hook_gateway off; $pass"],
     ['off beside a receiver',  '', '', '',
-        "$hook asana_hook_register off; $pass"],
+        "$hook asana_hook_gateway off; $pass"],
     ['a receiver below a gateway', '', '', $gate, "$hook $pass"],
     ['a gateway below a receiver', '', '', $hook, "$gate $pass"],
     ['http and server differ', '', $hook, $gate, $pass],
@@ -86,15 +86,15 @@ sub roles {
 roles('a receiver below a gateway', '', $gate, "$hook PASS",
     'location /c { PASS } location /i { asana_hook hooks; '
         . 'if ($arg_a) { PASS } limit_except GET { } PASS }',
-    '/x' => '403 UNSIGNED', '/c' => '201 UNKNOWN',
+    '/x' => '403 UNSIGNED', '/c' => '201 UNMATCHED',
     '/i' => '403 UNSIGNED', '/i?a=1' => '403 UNSIGNED');
 roles('a gateway below a receiver', '', $hook, "$gate PASS",
     'location /r { PASS } location /o { asana_hook off; PASS }',
-    '/x' => '201 UNKNOWN', '/r' => '403 UNSIGNED', '/o' => '201 -');
+    '/x' => '201 UNMATCHED', '/r' => '403 UNSIGNED', '/o' => '201 -');
 roles('a gateway in http', $gate, '', 'PASS',
-    "location /o { asana_hook_register off; PASS } "
+    "location /o { asana_hook_gateway off; PASS } "
         . 'location /r { asana_hook hooks; location /r/in { PASS } PASS }',
-    '/x' => '201 UNKNOWN', '/o' => '201 -', '/r' => '403 UNSIGNED',
+    '/x' => '201 UNMATCHED', '/o' => '201 -', '/r' => '403 UNSIGNED',
     '/r/in' => '403 UNSIGNED');
 $t->end;
 

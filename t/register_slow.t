@@ -1,4 +1,4 @@
-# Tests for asana_hook_register: answers that wait for a slow or failing disk,
+# Tests for asana_hook_gateway: answers that wait for a slow or failing disk,
 # clients that do not wait, HTTP/2.
 
 use strict;
@@ -21,7 +21,7 @@ plan skip_all => 'without threads all wait for the disk'
 
 my $t = Receiver->new(
     location => 'asana_hook_enroll confirm;',
-    server   => 'location = /create { asana_hook_register hooks; proxy_pass '
+    server   => 'location = /create { asana_hook_gateway hooks; proxy_pass '
         . 'http://127.0.0.1:APP; proxy_ignore_client_abort on; }'
 )->app;
 $t->{server} =~ s/APP/$t->{app_port}/;
@@ -84,7 +84,7 @@ is $r->{status}, 201, 'and comes';
 like $r->{head}, qr/^X-App: yes\r$/m, 'with its header';
 is $r->{body}, qq({"X-Hook-Secret":"$secret"}), 'and body';
 ok verifies($n, $secret), 'its secret verifies by then';
-is word(1), 'REGISTERED', 'REGISTERED';
+is word(1), 'CONFIRMED', 'CONFIRMED';
 
 # clients that go while the answer is held: the webhook is there all the same
 

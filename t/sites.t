@@ -13,7 +13,7 @@ use Receiver qw(request response);
 
 my $t = Receiver->new(
     server => 'location /api/ { asana_hook_api hooks write=on; }
-        location /create { asana_hook_register hooks; proxy_pass '
+        location /create { asana_hook_gateway hooks; proxy_pass '
         . 'http://127.0.0.1:APP; }
         location /plain { proxy_pass http://127.0.0.1:APP; }'
 )->app;

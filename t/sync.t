@@ -11,6 +11,7 @@ use Test::More;
 use Time::HiRes qw(time);
 
 use Receiver qw(request response sign wait_for);
+use Stored qw(records);
 use Shim;
 
 Shim::usable();
@@ -180,8 +181,7 @@ is barrier(), 200, 'the same handshake twice';
 is count_echoes([$busy, @c], '/busy', '/twice', '/twice'), 3, 'both echoed';
 $shim->set;
 is count_verified('/busy', '/twice'), 2, 'and stored';
-is scalar(() = qx(mdb_dump -p -s secrets $t->{dir}/state)
-        =~ m{^ localhost/twice$}mg), 1, 'once';
+is scalar(@{ records("$t->{dir}/state")->{'localhost/twice'} }), 1, 'once';
 settle();
 
 # requests that end with their worker, in the middle of a commit
@@ -189,7 +189,7 @@ settle();
 (my $conf = $t->conf) =~ s/^events/worker_shutdown_timeout 1s;\nevents/m;
 my $gateway = 'location /api { asana_hook_api hooks write=on; }
     location = /create {
-        asana_hook_register hooks; proxy_pass http://127.0.0.1:APP;
+        asana_hook_gateway hooks; proxy_pass http://127.0.0.1:APP;
     }';
 $gateway =~ s/APP/$t->{app_port}/;
 $conf =~ s/(location \/ \{)/$gateway $1/;
@@ -212,10 +212,9 @@ ok wait_for(sub { scalar(my @seen = $t->seen) }), 'a create call as well';
 is barrier(), 201, 'all are there';
 kill 'HUP', $t->master;
 is scalar(grep { !response($_)->{status} } @c), 3, 'the clients are cut off';
-ok !Receiver::gone(@old), 'the worker waits for the disk';
+ok wait_for(sub { Receiver::gone(@old) }, 4), 'and the worker goes with them';
 $shim->set;
-ok wait_for(sub { Receiver::gone(@old) }, 20), 'and ends';
-is count_verified(map {"/cut/$_"} 1 .. 3), 3, 'all is stored';
+is count_verified('/cut/2'), 1, 'what was acknowledged verifies';
 $t->answer(200, '', 'app');
 ok $t->reload($t->conf), 'back';
 settle();

@@ -33,11 +33,11 @@ $t->{server} = <<"END";
     }
     location /register {
         asana_hook hooks;
-        asana_hook_enroll register;
+        asana_hook_enroll gateway;
         proxy_pass http://127.0.0.1:$t->{app_port};
     }
     location = /create {
-        asana_hook_register hooks;
+        asana_hook_gateway hooks;
         proxy_pass http://127.0.0.1:$up->{port};
         proxy_ignore_client_abort on;
     }

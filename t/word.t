@@ -47,7 +47,7 @@ sub server {
     location /plain { proxy_ignore_headers X-Accel-Redirect; $app }
     location = /dry { asana_hook hooks; asana_hook_dry_run on; $app }
     location = /off { asana_hook off; $app }
-    location = /gateway { asana_hook_register hooks; $app }
+    location = /gateway { asana_hook_gateway hooks; $app }
     location = /mirror {
         asana_hook hooks; mirror /copy; mirror /copy2; $app
     }
@@ -106,7 +106,7 @@ is $t->deliver('/hooked', $secret, '{"events":[]}')->{status}, 200,
     'a heartbeat';
 is_deeply [got($t, 1)], ['POST /hooked HEARTBEAT'], 'HEARTBEAT';
 is $t->call('GET', '/hooked', [@forged])->{status}, 200, 'a GET';
-is_deeply [got($t, 1)], ['GET /hooked BYPASS'], 'BYPASS';
+is_deeply [got($t, 1)], ['GET /hooked UNCHECKED'], 'UNCHECKED';
 is unsigned('/dry'), 200, 'a dry run';
 is_deeply [got($t, 1)], ['POST /dry UNSIGNED_DRY_RUN'], 'with its suffix';
 is signed('/rewrite'), 200, 'rewritten to a hooked location';
@@ -195,7 +195,7 @@ unlike join('', map { $_->[0] } @seen), qr/FORGED/, 'of it';
 is $t->http("GET /plain/9\r\n")->{status}, 0, 'HTTP/0.9';
 is_deeply [got($t, 1)], ['GET /plain/9'], 'nothing';
 is $t->http("GET /hooked\r\n")->{status}, 0, 'HTTP/0.9';
-is_deeply [got($t, 1)], ['GET /hooked BYPASS'], 'BYPASS';
+is_deeply [got($t, 1)], ['GET /hooked UNCHECKED'], 'UNCHECKED';
 $t->end;
 
 # HTTP/2

@@ -111,7 +111,6 @@ sub globals {
         || getcwd() . '/build/ngx_http_asana_hook_module.so';
     my $load = $ENV{ASANA_HOOK_STATIC} ? ''                : "load_module $so;";
     my $user = $> == 0                 ? 'user www-data;' : '';
-    my $pool = threads() ? 'thread_pool default threads=1;' : '';
     return <<"END";
 $load
 $user
@@ -119,7 +118,6 @@ pid $dir/nginx.pid;
 lock_file $dir/nginx.lock;
 error_log $dir/error.log $self->{level};
 worker_processes $self->{workers};
-$pool
 $self->{main}
 events { worker_connections 1024; }
 END

@@ -52,7 +52,7 @@ sub state {
     sysseek $self->{fh}, 0, 0 or croak $!;
     sysread $self->{fh}, my $bytes, 128 or croak $!;
     my %state;
-    @state{qw(countdown sticky err hits calls ops txns cursors name)}
+    @state{qw(countdown sticky err hits calls blocks txns cursors name)}
         = unpack 'q8Z64', $bytes;
     return \%state;
 }

@@ -20,6 +20,7 @@
 
 #include <ngx_config.h>
 #include <ngx_core.h>
+#include <ngx_event.h>
 #include <ngx_http.h>
 
 #include <lmdb.h>
@@ -27,6 +28,8 @@
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 
+#include <poll.h>
+#include <pthread.h>
 #include <sys/mman.h>
 
 
@@ -36,7 +39,7 @@ typedef struct {
     int64_t                        err;        /* of LMDB, 0: the usual */
     int64_t                        hits;
     int64_t                        calls;
-    int64_t                        ops;        /* in existence */
+    int64_t                        blocks;     /* in existence */
     int64_t                        txns;
     int64_t                        cursors;
     char                           name[64];   /* what failed first */
@@ -259,20 +262,6 @@ test_ngx_slab_alloc_locked(ngx_slab_pool_t *pool, size_t size)
 }
 
 
-void *test_ngx_slab_calloc_locked(ngx_slab_pool_t *pool, size_t size);
-
-
-void *
-test_ngx_slab_calloc_locked(ngx_slab_pool_t *pool, size_t size)
-{
-    if (wrap_fails("ngx_slab_calloc_locked")) {
-        return NULL;
-    }
-
-    return ngx_slab_calloc_locked(pool, size);
-}
-
-
 /* memory */
 
 WRAP(void *, ngx_palloc, (ngx_pool_t *pool, size_t size), (pool, size), NULL)
@@ -292,29 +281,40 @@ WRAP(void *, ngx_slab_calloc, (ngx_slab_pool_t *pool, size_t size),
      (pool, size), NULL)
 
 
-/* operations are all that the module has by these */
+/* blocks: all that the module has by these */
 
-void *test_ngx_calloc(size_t size, ngx_log_t *log);
-
-
-void *
-test_ngx_calloc(size_t size, ngx_log_t *log)
-{
-    void  *p;
-
-    wrap_free_of_lock("ngx_calloc");
-
-    p = wrap_fails("ngx_calloc") ? NULL : ngx_calloc(size, log);
-
-    if (p) {
-        wrap_count(&wrap->ops, 1);
+#define BLOCK(name)                                                           \
+    void *test_##name(size_t size, ngx_log_t *log);                           \
+    void *test_##name(size_t size, ngx_log_t *log)                            \
+    {                                                                         \
+        void  *p;                                                             \
+                                                                              \
+        wrap_free_of_lock(#name);                                             \
+        p = wrap_fails(#name) ? NULL : name(size, log);                       \
+        if (p) {                                                              \
+            wrap_count(&wrap->blocks, 1);                                     \
+        }                                                                     \
+        return p;                                                             \
     }
 
-    return p;
+BLOCK(ngx_alloc)
+BLOCK(ngx_calloc)
+
+
+void test_free(void *p);
+
+
+void
+test_free(void *p)
+{
+    wrap_free_of_lock("free");
+
+    if (p) {
+        wrap_count(&wrap->blocks, -1);
+    }
+
+    free(p);
 }
-
-
-LESS(void, free, (void *p), (p), ops)
 
 
 /* the configuration of nginx */
@@ -325,8 +325,6 @@ WRAP(ngx_int_t, ngx_add_path, (ngx_conf_t *cf, ngx_path_t **slot),
      (cf, slot), NGX_ERROR)
 WRAP(ngx_int_t, ngx_conf_full_name, (ngx_cycle_t *cycle, ngx_str_t *name,
      ngx_uint_t conf_prefix), (cycle, name, conf_prefix), NGX_ERROR)
-WRAP(ngx_thread_pool_t *, ngx_thread_pool_add, (ngx_conf_t *cf,
-     ngx_str_t *name), (cf, name), NULL)
 WRAP(ngx_http_variable_t *, ngx_http_add_variable, (ngx_conf_t *cf,
      ngx_str_t *name, ngx_uint_t flags), (cf, name, flags), NULL)
 WRAP(ngx_int_t, ngx_http_compile_complex_value,
@@ -352,8 +350,12 @@ WRAP(ngx_int_t, ngx_http_output_filter, (ngx_http_request_t *r,
      ngx_chain_t *in), (r, in), NGX_ERROR)
 WRAP(ssize_t, ngx_read_file, (ngx_file_t *file, u_char *buf, size_t size,
      off_t offset), (file, buf, size, offset), NGX_ERROR)
-WRAP(ngx_int_t, ngx_thread_task_post, (ngx_thread_pool_t *tp,
-     ngx_thread_task_t *task), (tp, task), NGX_ERROR)
+WRAP(ngx_connection_t *, ngx_get_connection, (ngx_socket_t s, ngx_log_t *log),
+     (s, log), NULL)
+WRAP(int, ngx_nonblocking, (ngx_socket_t s), (s), (errno = EIO, -1))
+WRAP(ngx_int_t, ngx_handle_read_event, (ngx_event_t *rev, ngx_uint_t flags),
+     (rev, flags), NGX_ERROR)
+KEEP(void, ngx_close_connection, (ngx_connection_t *c), (c))
 KEEP(void, ngx_http_finalize_request, (ngx_http_request_t *r, ngx_int_t rc),
      (r, rc))
 KEEP(void, ngx_http_core_run_phases, (ngx_http_request_t *r), (r))
@@ -386,9 +388,76 @@ test_ngx_log_error_core(ngx_uint_t level, ngx_log_t *log, ngx_err_t err,
 WRAP(int, stat64, (const char *path, struct stat64 *st), (path, st),
      (errno = EIO, -1))
 WRAP(int, fstat64, (int fd, struct stat64 *st), (fd, st), (errno = EIO, -1))
+WRAP(int, access, (const char *path, int mode), (path, mode),
+     (errno = EIO, -1))
+WRAP(int, posix_fallocate64, (int fd, off64_t offset, off64_t size),
+     (fd, offset, size), EIO)
+WRAP(int, pipe, (int fds[2]), (fds), (errno = EMFILE, -1))
+WRAP(ssize_t, read, (int fd, void *buf, size_t size), (fd, buf, size),
+     (errno = EIO, -1))
+/* to a pipe with room */
+KEEP(ssize_t, write, (int fd, const void *buf, size_t size), (fd, buf, size))
+KEEP(int, close, (int fd), (fd))
+KEEP(int, poll, (struct pollfd *fds, nfds_t n, int timeout), (fds, n, timeout))
+KEEP(sighandler_t, signal, (int signo, sighandler_t handler),
+     (signo, handler))
 KEEP(int, clock_gettime, (clockid_t id, struct timespec *ts), (id, ts))
 KEEP(void, qsort, (void *base, size_t n, size_t size,
      int (*cmp)(const void *, const void *)), (base, n, size, cmp))
+
+
+int test_open64(const char *path, int flags, ...);
+int test_fcntl64(int fd, int cmd, void *arg);
+
+
+int
+test_open64(const char *path, int flags, ...)
+{
+    int      mode;
+    va_list  args;
+
+    va_start(args, flags);
+    mode = (flags & O_CREAT) ? va_arg(args, int) : 0;
+    va_end(args);
+
+    wrap_free_of_lock("open64");
+
+    if (wrap_fails("open64")) {
+        errno = EIO;
+        return -1;
+    }
+
+    return open64(path, flags, mode);
+}
+
+
+/* with a pointer, if with anything */
+
+int
+test_fcntl64(int fd, int cmd, void *arg)
+{
+    wrap_free_of_lock("fcntl64");
+
+    if (wrap_fails("fcntl64")) {
+        errno = EIO;
+        return -1;
+    }
+
+    return fcntl64(fd, cmd, arg);
+}
+
+
+/* threads */
+
+WRAP(int, pthread_create, (pthread_t *tid, const pthread_attr_t *attr,
+     void *(*start)(void *), void *data), (tid, attr, start, data), EAGAIN)
+KEEP(int, pthread_join, (pthread_t tid, void **value), (tid, value))
+KEEP(int, pthread_mutex_lock, (pthread_mutex_t *mutex), (mutex))
+KEEP(int, pthread_cond_wait, (pthread_cond_t *cond, pthread_mutex_t *mutex),
+     (cond, mutex))
+KEEP(int, pthread_cond_timedwait, (pthread_cond_t *cond,
+     pthread_mutex_t *mutex, const struct timespec *until),
+     (cond, mutex, until))
 
 
 /* OpenSSL */
@@ -421,18 +490,16 @@ LESS(void, mdb_txn_abort, (MDB_txn *txn), (txn), txns)
 LESS(void, mdb_cursor_close, (MDB_cursor *cursor), (cursor), cursors)
 
 WRAP(int, mdb_txn_renew, (MDB_txn *txn), (txn), wrap_err(EIO))
-WRAP(int, mdb_cursor_renew, (MDB_txn *txn, MDB_cursor *cursor), (txn, cursor),
-     wrap_err(EIO))
 WRAP(int, mdb_cursor_get, (MDB_cursor *cursor, MDB_val *key, MDB_val *data,
      MDB_cursor_op op), (cursor, key, data, op), wrap_err(EIO))
-WRAP(int, mdb_cursor_del, (MDB_cursor *cursor, unsigned int flags),
-     (cursor, flags), wrap_err(EIO))
 WRAP(int, mdb_get, (MDB_txn *txn, MDB_dbi dbi, MDB_val *key, MDB_val *data),
      (txn, dbi, key, data), wrap_err(EIO))
 WRAP(int, mdb_put, (MDB_txn *txn, MDB_dbi dbi, MDB_val *key, MDB_val *data,
      unsigned int flags), (txn, dbi, key, data, flags), wrap_err(EIO))
 WRAP(int, mdb_del, (MDB_txn *txn, MDB_dbi dbi, MDB_val *key, MDB_val *data),
      (txn, dbi, key, data), wrap_err(EIO))
+WRAP(int, mdb_drop, (MDB_txn *txn, MDB_dbi dbi, int del), (txn, dbi, del),
+     wrap_err(EIO))
 WRAP(int, mdb_dbi_open, (MDB_txn *txn, const char *name, unsigned int flags,
      MDB_dbi *dbi), (txn, name, flags, dbi), wrap_err(EIO))
 WRAP(int, mdb_stat, (MDB_txn *txn, MDB_dbi dbi, MDB_stat *st), (txn, dbi, st),
@@ -457,7 +524,6 @@ WRAP(int, mdb_reader_check, (MDB_env *env, int *dead), (env, dead),
 KEEP(void, mdb_env_close, (MDB_env *env), (env))
 KEEP(void, mdb_txn_reset, (MDB_txn *txn), (txn))
 KEEP(size_t, mdb_txn_id, (MDB_txn *txn), (txn))
-KEEP(MDB_env *, mdb_txn_env, (MDB_txn *txn), (txn))
 KEEP(char *, mdb_strerror, (int err), (err))
 
 

@@ -1,0 +1,609 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+/*
+ * The control API.  An answer is built whole before its first byte is sent;
+ * a page of a listing ends early rather than grow without bound.
+ */
+
+
+#include "ngx_http_asana_api.h"
+#include "ngx_http_asana_args.h"
+#include "ngx_http_asana_header.h"
+#include "ngx_http_asana_metrics.h"
+#include "ngx_http_asana_request.h"
+#include "ngx_http_asana_site.h"
+
+
+#define NGX_HTTP_ASANA_PAGE  1048576
+
+
+typedef struct {
+    ngx_http_asana_text_t          *out;
+    ngx_http_asana_zone_conf_t     *azcf;
+    ngx_int_t                       left;
+    ngx_str_t                       last;
+    u_char                          buf[NGX_ASANA_MAX_KEY];
+} ngx_http_asana_page_t;
+
+
+static ngx_int_t ngx_http_asana_api_hooks(ngx_http_request_t *r,
+    ngx_http_asana_zone_conf_t *azcf);
+static ngx_int_t ngx_http_asana_api_info(ngx_http_request_t *r,
+    ngx_http_asana_zone_conf_t *azcf);
+static ngx_int_t ngx_http_asana_api_metrics(ngx_http_request_t *r,
+    ngx_http_asana_zone_conf_t *azcf);
+static ngx_int_t ngx_http_asana_api_list(ngx_http_request_t *r,
+    ngx_http_asana_zone_conf_t *azcf, ngx_http_asana_args_t *args);
+static ngx_int_t ngx_http_asana_api_page(void *data, ngx_str_t *key,
+    ngx_asana_secrets_t *set);
+static ngx_int_t ngx_http_asana_api_key(ngx_http_request_t *r,
+    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *key);
+static ngx_int_t ngx_http_asana_api_found(ngx_http_asana_ctx_t *ctx,
+    ngx_int_t rc);
+static ngx_int_t ngx_http_asana_api_write(ngx_http_request_t *r,
+    ngx_http_asana_zone_conf_t *azcf, ngx_http_asana_args_t *args);
+static ngx_int_t ngx_http_asana_api_written(ngx_http_asana_ctx_t *ctx,
+    ngx_int_t rc);
+static ngx_int_t ngx_http_asana_api_wait(ngx_http_asana_ctx_t *ctx,
+    ngx_int_t rc);
+static void ngx_http_asana_api_end(ngx_http_asana_ctx_t *ctx, ngx_int_t rc);
+static ngx_int_t ngx_http_asana_api_method(ngx_http_request_t *r,
+    ngx_uint_t write);
+static ngx_int_t ngx_http_asana_api_unknown(ngx_http_request_t *r);
+static ngx_int_t ngx_http_asana_api_error(ngx_http_request_t *r,
+    ngx_uint_t status, const char *text);
+static void ngx_http_asana_api_start(ngx_http_asana_text_t *out,
+    ngx_http_request_t *r);
+static ngx_int_t ngx_http_asana_api_send(ngx_http_request_t *r,
+    ngx_uint_t status, const char *type, ngx_http_asana_text_t *out);
+
+
+ngx_int_t
+ngx_http_asana_api_handler(ngx_http_request_t *r)
+{
+    u_char                          *p, *last;
+    size_t                           len;
+    ngx_int_t                        rc;
+    ngx_uint_t                       foreign, hooks, metrics;
+    ngx_http_core_loc_conf_t        *clcf;
+    ngx_http_asana_zone_conf_t      *azcf;
+    ngx_http_asana_args_t       args;
+    ngx_http_asana_loc_conf_t  *ahcf;
+
+    ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+
+    azcf = ahcf->api->data;
+
+    p = r->uri.data + ngx_min(clcf->name.len, r->uri.len);
+    last = r->uri.data + r->uri.len;
+
+    /* "location /api" is no "location /apihooks" */
+
+    foreign = (p < last && *p != '/'
+               && (clcf->name.len == 0 || p[-1] != '/'));
+
+    while (p < last && *p == '/') {
+        p++;
+    }
+
+    len = last - p;
+    hooks = (len == 5 && ngx_strncmp(p, "hooks", 5) == 0);
+
+    metrics = (len == 7 && ngx_strncmp(p, "metrics", 7) == 0);
+
+    if (foreign || (len && !hooks && !metrics)) {
+        return ngx_http_asana_api_error(r, NGX_HTTP_NOT_FOUND,
+                                             "no such call; there are /, "
+                                             "/hooks and /metrics");
+    }
+
+    rc = ngx_http_asana_api_method(r, hooks && ahcf->api_write);
+
+    if (rc != NGX_DECLINED) {
+        return rc;
+    }
+
+    if (hooks) {
+        return ngx_http_asana_api_hooks(r, azcf);
+    }
+
+    if (ngx_http_asana_args_read(r, 0, &args)) {
+        return ngx_http_asana_api_error(r, NGX_HTTP_BAD_REQUEST,
+                                             "this call has no arguments");
+    }
+
+    return metrics ? ngx_http_asana_api_metrics(r, azcf)
+                   : ngx_http_asana_api_info(r, azcf);
+}
+
+
+/* NGX_DECLINED: the call goes on, all else is what its answer returned */
+
+static ngx_int_t
+ngx_http_asana_api_method(ngx_http_request_t *r, ngx_uint_t write)
+{
+    ngx_str_t  allow;
+
+    if ((r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD))
+        || (write && (r->method & (NGX_HTTP_PUT|NGX_HTTP_DELETE))))
+    {
+        if (r->headers_in.content_length_n > 0 || r->headers_in.chunked) {
+            return ngx_http_asana_api_error(r, NGX_HTTP_BAD_REQUEST,
+                                                 "a body has no meaning here");
+        }
+
+        if (ngx_http_asana_site_foreign(r)) {
+            return ngx_http_asana_api_error(r, NGX_HTTP_FORBIDDEN,
+                                                 "a browser sends this from "
+                                                 "another site");
+        }
+
+        return NGX_DECLINED;
+    }
+
+    if (write) {
+        ngx_str_set(&allow, "GET, HEAD, OPTIONS, PUT, DELETE");
+
+    } else {
+        ngx_str_set(&allow, "GET, HEAD, OPTIONS");
+    }
+
+    if (ngx_http_asana_header_add(r, "Allow", &allow) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (r->method == NGX_HTTP_OPTIONS) {
+        return ngx_http_asana_api_send(r, NGX_HTTP_NO_CONTENT, NULL,
+                                            NULL);
+    }
+
+    return ngx_http_asana_api_error(r, NGX_HTTP_NOT_ALLOWED,
+                                         "this method is not allowed here; "
+                                         "PUT and DELETE of /hooks need "
+                                         "\\\"write=on\\\"");
+}
+
+
+static ngx_int_t
+ngx_http_asana_api_hooks(ngx_http_request_t *r,
+    ngx_http_asana_zone_conf_t *azcf)
+{
+    const char                  *error;
+    ngx_uint_t                   allowed;
+    ngx_http_asana_args_t   args;
+
+    switch (r->method) {
+
+    case NGX_HTTP_PUT:
+        allowed = 1 << NGX_HTTP_ASANA_ARG_KEY;
+        break;
+
+    case NGX_HTTP_DELETE:
+        allowed = 1 << NGX_HTTP_ASANA_ARG_KEY
+                  | 1 << NGX_HTTP_ASANA_ARG_ID;
+        break;
+
+    default: /* NGX_HTTP_GET, NGX_HTTP_HEAD */
+        allowed = 1 << NGX_HTTP_ASANA_ARG_KEY
+                  | 1 << NGX_HTTP_ASANA_ARG_AFTER
+                  | 1 << NGX_HTTP_ASANA_ARG_LIMIT;
+    }
+
+    error = ngx_http_asana_args_read(r, allowed, &args);
+
+    if (error) {
+        return ngx_http_asana_api_error(r, args.status, error);
+    }
+
+    if (r->method & (NGX_HTTP_PUT|NGX_HTTP_DELETE)) {
+        return ngx_http_asana_api_write(r, azcf, &args);
+    }
+
+    if (args.given == 1 << NGX_HTTP_ASANA_ARG_KEY) {
+        return ngx_http_asana_api_key(r, azcf,
+                                      &args.value[NGX_HTTP_ASANA_ARG_KEY]);
+    }
+
+    if (args.given & 1 << NGX_HTTP_ASANA_ARG_KEY) {
+        return ngx_http_asana_api_error(r, NGX_HTTP_BAD_REQUEST,
+                                             "\\\"key\\\" goes alone");
+    }
+
+    return ngx_http_asana_api_list(r, azcf, &args);
+}
+
+
+static ngx_int_t
+ngx_http_asana_api_info(ngx_http_request_t *r,
+    ngx_http_asana_zone_conf_t *azcf)
+{
+    uint64_t                 commits;
+    ngx_uint_t               i;
+    ngx_asana_stat_t         stat;
+    ngx_asana_counters_t    *counters;
+    ngx_http_asana_text_t    out;
+    ngx_asana_zone_usage_t   usage;
+
+    counters = ngx_asana_zone_counters(azcf->zone);
+
+    ngx_http_asana_api_start(&out, r);
+    ngx_asana_zone_usage(azcf->zone, &usage);
+
+    ngx_http_asana_text(&out, "{\"zone\":\"");
+    ngx_http_asana_text_json(&out, &azcf->name);
+    ngx_http_asana_text(&out,
+                        "\",\"version\":\"" NGX_ASANA_VERSION
+                        "\",\"size\":%uz,\"used\":%uz,\"entries\":%ui,",
+                        usage.size, usage.used, usage.entries);
+
+    commits = 0;
+
+    for (i = 0; i <= NGX_ASANA_BUCKETS; i++) {
+        commits += counters->commits[i];
+    }
+
+    if (ngx_asana_zone_stat(azcf->zone, &stat) == NGX_OK) {
+        ngx_http_asana_text(&out,
+                            "\"store\":{\"kind\":\"%s\",\"keys\":%uL,"
+                            "\"secrets\":%uL,\"pending\":%uL,"
+                            "\"size\":%uL,\"max_size\":%uz,"
+                            "\"commits\":%uL,\"writable\":%s},",
+                            ngx_asana_zone_backend(azcf->zone),
+                            stat.keys, stat.secrets, stat.pending,
+                            stat.used, azcf->store.max_size, commits,
+                            stat.writable ? "true" : "false");
+
+    } else {
+        ngx_http_asana_text(&out, "\"store\":null,");
+    }
+
+    ngx_http_asana_text_counters(&out, counters);
+    ngx_http_asana_text(&out, "}\n");
+
+    return ngx_http_asana_api_send(r, NGX_HTTP_OK, "application/json", &out);
+}
+
+
+static ngx_int_t
+ngx_http_asana_api_metrics(ngx_http_request_t *r,
+    ngx_http_asana_zone_conf_t *azcf)
+{
+    ngx_http_asana_text_t  out;
+
+    ngx_http_asana_api_start(&out, r);
+    ngx_http_asana_metrics(&out, azcf);
+
+    return ngx_http_asana_api_send(r, NGX_HTTP_OK,
+                                   "text/plain; version=0.0.4", &out);
+}
+
+
+static ngx_int_t
+ngx_http_asana_api_list(ngx_http_request_t *r,
+    ngx_http_asana_zone_conf_t *azcf, ngx_http_asana_args_t *args)
+{
+    ngx_int_t               rc;
+    ngx_http_asana_page_t   page;
+    ngx_http_asana_text_t   out;
+
+    ngx_http_asana_api_start(&out, r);
+    ngx_http_asana_text(&out, "{\"hooks\":[");
+
+    page.out = &out;
+    page.azcf = azcf;
+    page.left = args->limit;
+    page.last.len = 0;
+    page.last.data = page.buf;
+
+    rc = ngx_asana_zone_list(azcf->zone, &args->value[NGX_HTTP_ASANA_ARG_AFTER],
+                             ngx_http_asana_api_page, &page);
+
+    if (rc == NGX_ERROR) {
+        return ngx_http_asana_api_unknown(r);
+    }
+
+    if (rc == NGX_DONE) {
+        ngx_http_asana_text(&out, "],\"next\":\"");
+        ngx_http_asana_text_escaped(&out, &page.last);
+        ngx_http_asana_text(&out, "\"}\n");
+
+    } else {
+        ngx_http_asana_text(&out, "],\"next\":null}\n");
+    }
+
+    return ngx_http_asana_api_send(r, NGX_HTTP_OK, "application/json", &out);
+}
+
+
+static ngx_int_t
+ngx_http_asana_api_page(void *data, ngx_str_t *key,
+    ngx_asana_secrets_t *secrets)
+{
+    ngx_http_asana_page_t *page = data;
+
+    if (page->left == 0
+        || (page->last.len && page->out->size > NGX_HTTP_ASANA_PAGE))
+    {
+        return NGX_DONE;
+    }
+
+    if (page->last.len) {
+        ngx_http_asana_text(page->out, ",");
+    }
+
+    ngx_http_asana_text_hook(page->out, page->azcf, key, secrets);
+
+    page->left--;
+    page->last.len = key->len;
+    ngx_memcpy(page->buf, key->data, key->len);
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_asana_api_key(ngx_http_request_t *r,
+    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *key)
+{
+    ngx_http_asana_ctx_t  *ctx;
+
+    ctx = ngx_http_asana_request_create(r, azcf, NGX_ASANA_COUNTS,
+                                        ngx_http_asana_api_end);
+    if (ctx == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    ctx->rc = NGX_HTTP_OK;
+    ctx->key = *key;
+    ctx->hash = ngx_hash_key(key->data, key->len);
+    ctx->lookup.fresh = 1;
+
+    return ngx_http_asana_api_wait(ctx,
+                   ngx_http_asana_request_find(ctx, ngx_http_asana_api_found));
+}
+
+
+/* the key is shown with the status in ctx->rc */
+
+static ngx_int_t
+ngx_http_asana_api_found(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
+{
+    ngx_http_request_t     *r;
+    ngx_http_asana_text_t   out;
+
+    r = ctx->r;
+
+    if (rc == NGX_ERROR) {
+        return ngx_http_asana_api_unknown(r);
+    }
+
+    /* what was put may have been revoked since */
+
+    if (rc == NGX_DECLINED && r->method != NGX_HTTP_PUT) {
+        return ngx_http_asana_api_error(r, NGX_HTTP_NOT_FOUND,
+                                        "no secret is held for this key");
+    }
+
+    ngx_http_asana_api_start(&out, r);
+    ngx_http_asana_text_hook(&out, ctx->azcf, &ctx->key, &ctx->secrets);
+    ngx_http_asana_text(&out, "\n");
+
+    ngx_asana_secrets_wipe(&ctx->secrets);
+
+    return ngx_http_asana_api_send(r, ctx->rc, "application/json", &out);
+}
+
+
+static ngx_int_t
+ngx_http_asana_api_write(ngx_http_request_t *r,
+    ngx_http_asana_zone_conf_t *azcf, ngx_http_asana_args_t *args)
+{
+    ngx_str_t                *key;
+    ngx_asana_task_t         *task;
+    ngx_asana_change_t       *change;
+    ngx_http_asana_ctx_t     *ctx;
+    ngx_http_asana_header_t   h;
+
+    key = &args->value[NGX_HTTP_ASANA_ARG_KEY];
+
+    if (key->len == 0) {
+        return ngx_http_asana_api_error(r, NGX_HTTP_BAD_REQUEST,
+                                        "\\\"key\\\" is missing");
+    }
+
+    ngx_http_asana_header_read(r, &h);
+
+    if (r->method == NGX_HTTP_PUT
+        && (h.secrets != 1
+            || ngx_asana_secrets_check(h.secret.data, h.secret.len) != NGX_OK))
+    {
+        return ngx_http_asana_api_error(r, NGX_HTTP_BAD_REQUEST,
+                                        "one X-Hook-Secret is needed, of 16 "
+                                        "to 255 visible ASCII characters");
+    }
+
+    ctx = ngx_http_asana_request_create(r, azcf, NGX_ASANA_COUNTS,
+                                        ngx_http_asana_api_end);
+    task = ngx_asana_task_create(NGX_ASANA_REVOKE, key,
+                                       r->connection->log);
+
+    if (ctx == NULL || task == NULL) {
+        goto failed;
+    }
+
+    ctx->key = *key;
+    ctx->hash = ngx_hash_key(key->data, key->len);
+
+    change = &task->change;
+
+    change->all = !(args->given & 1 << NGX_HTTP_ASANA_ARG_ID);
+    ngx_memcpy(change->id, args->id, NGX_ASANA_ID_LEN);
+
+    if (r->method == NGX_HTTP_PUT) {
+        change->type = NGX_ASANA_PUT;
+        ngx_asana_task_set_secret(task, &h.secret);
+
+        if (ngx_asana_hmac_id(h.secret.data, h.secret.len, change->id)
+            != NGX_OK)
+        {
+            goto failed;
+        }
+    }
+
+    return ngx_http_asana_api_wait(ctx,
+                                   ngx_http_asana_request_change(ctx, task,
+                                                ngx_http_asana_api_written));
+
+failed:
+
+    if (task) {
+        ngx_asana_task_free(task);
+    }
+
+    return NGX_HTTP_INTERNAL_SERVER_ERROR;
+}
+
+
+static ngx_int_t
+ngx_http_asana_api_written(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
+{
+    ngx_http_request_t  *r;
+
+    r = ctx->r;
+
+    switch (rc) {
+
+    case NGX_ASANA_HELD:
+    case NGX_ASANA_CHANGED:
+    case NGX_ASANA_ADDED:
+
+        if (r->method == NGX_HTTP_PUT) {
+            ctx->rc = (rc == NGX_ASANA_ADDED) ? NGX_HTTP_CREATED : NGX_HTTP_OK;
+            return ngx_http_asana_request_find(ctx, ngx_http_asana_api_found);
+        }
+
+        return ngx_http_asana_api_send(r, NGX_HTTP_NO_CONTENT, NULL, NULL);
+
+    case NGX_ASANA_REFUSED:
+        return ngx_http_asana_api_error(r, NGX_HTTP_CONFLICT,
+                                        "the key has as many active secrets "
+                                        "as max_secrets allows; revoke one "
+                                        "first");
+
+    case NGX_ASANA_ABSENT:
+        return ngx_http_asana_api_error(r, NGX_HTTP_NOT_FOUND,
+                                        "no such secret is held");
+
+    case NGX_ASANA_FULL:
+        return ngx_http_asana_api_error(r, NGX_HTTP_SERVICE_UNAVAILABLE,
+                                        "the store is full; raise max_size");
+
+    default: /* NGX_ASANA_FAILED */
+        return ngx_http_asana_api_error(r, NGX_HTTP_SERVICE_UNAVAILABLE,
+                                        "the store cannot be written; see the "
+                                        "error log");
+    }
+}
+
+
+/* a content handler that answers later holds the request */
+
+static ngx_int_t
+ngx_http_asana_api_wait(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
+{
+    if (rc == NGX_DONE) {
+        ctx->r->main->count++;
+    }
+
+    return rc;
+}
+
+
+static void
+ngx_http_asana_api_end(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
+{
+    ngx_http_finalize_request(ctx->r, rc);
+}
+
+
+static ngx_int_t
+ngx_http_asana_api_unknown(ngx_http_request_t *r)
+{
+    return ngx_http_asana_api_error(r, NGX_HTTP_SERVICE_UNAVAILABLE,
+                                    "the store cannot be read; see the error "
+                                    "log");
+}
+
+
+/* the text is part of a JSON string */
+
+static ngx_int_t
+ngx_http_asana_api_error(ngx_http_request_t *r, ngx_uint_t status,
+    const char *text)
+{
+    ngx_http_asana_text_t  out;
+
+    ngx_http_asana_api_start(&out, r);
+    ngx_http_asana_text(&out, "{\"error\":\"%s\"}\n", text);
+
+    return ngx_http_asana_api_send(r, status, "application/json", &out);
+}
+
+
+static ngx_int_t
+ngx_http_asana_api_send(ngx_http_request_t *r, ngx_uint_t status,
+    const char *type, ngx_http_asana_text_t *out)
+{
+    ngx_int_t  rc;
+    ngx_str_t  value;
+
+    rc = ngx_http_discard_request_body(r);
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    ngx_str_set(&value, "no-store");
+
+    if ((out && out->failed)
+        || ngx_http_asana_header_add(r, "Cache-Control", &value)
+           != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    r->headers_out.status = status;
+    r->disable_not_modified = 1;
+
+    if (out) {
+        r->headers_out.content_length_n = (off_t) out->size;
+        r->headers_out.content_type.data = (u_char *) type;
+        r->headers_out.content_type.len = ngx_strlen(type);
+        r->headers_out.content_type_len = r->headers_out.content_type.len;
+
+        out->last->buf->last_buf = (r == r->main) ? 1 : 0;
+        out->last->buf->last_in_chain = 1;
+    }
+
+    rc = ngx_http_send_header(r);
+
+    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only || out == NULL) {
+        return rc;
+    }
+
+    return ngx_http_output_filter(r, out->head);
+}
+
+
+static void
+ngx_http_asana_api_start(ngx_http_asana_text_t *out,
+    ngx_http_request_t *r)
+{
+    ngx_memzero(out, sizeof(ngx_http_asana_text_t));
+    out->pool = r->pool;
+}

@@ -1,0 +1,237 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+#include "ngx_http_asana_metrics.h"
+
+
+static void ngx_http_asana_metrics_head(ngx_http_asana_text_t *out,
+    const char *name, const char *type, const char *help);
+static void ngx_http_asana_metrics_row(ngx_http_asana_text_t *out,
+    ngx_str_t *zone, const char *name,
+    ngx_asana_counters_t *counters, ngx_asana_count_e count);
+static void ngx_http_asana_metrics_zone(ngx_http_asana_text_t *out,
+    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *name);
+static void ngx_http_asana_metrics_store(ngx_http_asana_text_t *out,
+    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *name);
+static void ngx_http_asana_metrics_gauge(ngx_http_asana_text_t *out,
+    ngx_str_t *zone, const char *name, const char *help, uint64_t value);
+static void ngx_http_asana_metrics_commits(ngx_http_asana_text_t *out,
+    ngx_asana_counters_t *counters, ngx_str_t *name);
+static ngx_int_t ngx_http_asana_metrics_label(ngx_pool_t *pool,
+    ngx_str_t *dst, ngx_str_t *src);
+
+
+void
+ngx_http_asana_metrics(ngx_http_asana_text_t *out,
+    ngx_http_asana_zone_conf_t *azcf)
+{
+    ngx_str_t              name;
+    ngx_asana_counters_t  *counters;
+
+    counters = ngx_asana_zone_counters(azcf->zone);
+
+    if (ngx_http_asana_metrics_label(out->pool, &name, &azcf->name) != NGX_OK)
+    {
+        out->failed = 1;
+        return;
+    }
+
+    ngx_http_asana_metrics_head(out, "build_info", "gauge",
+                                "The module and its kind of store.");
+    ngx_http_asana_text(out, "asana_hook_build_info{version=\""
+                        NGX_ASANA_VERSION "\",store=\"%s\"} 1\n",
+                        ngx_asana_zone_backend(azcf->zone));
+
+    ngx_http_asana_metrics_head(out, "handshakes_total", "counter",
+                                "Handshakes by their outcome.");
+    ngx_http_asana_metrics_row(out, &name, "handshakes_total", counters,
+                               NGX_ASANA_COUNT_HANDSHAKES);
+
+    ngx_http_asana_metrics_head(out, "deliveries_total", "counter",
+                                "Deliveries by their outcome.");
+    ngx_http_asana_metrics_row(out, &name, "deliveries_total", counters,
+                               NGX_ASANA_COUNT_DELIVERIES);
+    ngx_http_asana_metrics_row(out, &name, "deliveries_total", counters,
+                               NGX_ASANA_COUNT_DRY_RUNS);
+
+    if (azcf->gateway) {
+        ngx_http_asana_metrics_head(out, "gateway_requests_total", "counter",
+                                    "Create calls that Asana answered with "
+                                    "201, by their outcome.");
+        ngx_http_asana_metrics_row(out, &name, "gateway_requests_total",
+                                   counters, NGX_ASANA_COUNT_GATEWAY);
+    }
+
+    ngx_http_asana_metrics_zone(out, azcf, &name);
+    ngx_http_asana_metrics_store(out, azcf, &name);
+    ngx_http_asana_metrics_commits(out, counters, &name);
+}
+
+
+static void
+ngx_http_asana_metrics_head(ngx_http_asana_text_t *out,
+    const char *name, const char *type, const char *help)
+{
+    ngx_http_asana_text(out,
+                            "# HELP asana_hook_%s %s\n"
+                            "# TYPE asana_hook_%s %s\n",
+                            name, help, name, type);
+}
+
+
+static void
+ngx_http_asana_metrics_row(ngx_http_asana_text_t *out,
+    ngx_str_t *zone, const char *name, ngx_asana_counters_t *counters,
+    ngx_asana_count_e count)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < NGX_HTTP_ASANA_WORDS; i++) {
+
+        if (!(ngx_http_asana_word_counts[count] & 1 << i)) {
+            continue;
+        }
+
+        ngx_http_asana_text(out, "asana_hook_%s{zone=\"%V\",result=\"",
+                                name, zone);
+        ngx_http_asana_text_word(out, i,
+                                     count == NGX_ASANA_COUNT_DRY_RUNS);
+        ngx_http_asana_text(out, "\"} %uA\n", counters->count[count][i]);
+    }
+}
+
+
+static void
+ngx_http_asana_metrics_zone(ngx_http_asana_text_t *out,
+    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *name)
+{
+    ngx_asana_zone_usage_t  usage;
+
+    ngx_asana_zone_usage(azcf->zone, &usage);
+
+    ngx_http_asana_metrics_gauge(out, name, "zone_used_bytes",
+                                 "Shared memory of the zone in use.",
+                                 usage.used);
+    ngx_http_asana_metrics_gauge(out, name, "zone_size_bytes",
+                                 "Shared memory of the zone.", usage.size);
+    ngx_http_asana_metrics_gauge(out, name, "zone_entries",
+                                 "Keys in the zone.", usage.entries);
+}
+
+
+static void
+ngx_http_asana_metrics_store(ngx_http_asana_text_t *out,
+    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *name)
+{
+    ngx_int_t         rc;
+    ngx_asana_stat_t  stat;
+
+    rc = ngx_asana_zone_stat(azcf->zone, &stat);
+
+    ngx_http_asana_metrics_gauge(out, name, "store_readable",
+                                 "Whether the store can be read.",
+                                 rc == NGX_OK);
+    ngx_http_asana_metrics_gauge(out, name, "store_writable",
+                                 "Whether the store could be written last.",
+                                 rc == NGX_OK && stat.writable);
+    ngx_http_asana_metrics_gauge(out, name, "store_max_bytes",
+                                 "What the store may take.",
+                                 azcf->store.max_size);
+
+    if (rc == NGX_OK) {
+        ngx_http_asana_metrics_gauge(out, name, "store_used_bytes",
+                                     "What the store takes.", stat.used);
+    }
+}
+
+
+static void
+ngx_http_asana_metrics_gauge(ngx_http_asana_text_t *out, ngx_str_t *zone,
+    const char *name, const char *help, uint64_t value)
+{
+    ngx_http_asana_metrics_head(out, name, "gauge", help);
+    ngx_http_asana_text(out, "asana_hook_%s{zone=\"%V\"} %uL\n", name, zone,
+                        value);
+}
+
+
+static void
+ngx_http_asana_metrics_commits(ngx_http_asana_text_t *out,
+    ngx_asana_counters_t *counters, ngx_str_t *name)
+{
+    uint64_t    n, usec;
+    ngx_uint_t  i, bound;
+
+    n = 0;
+    usec = counters->commit_usec;
+
+    ngx_http_asana_metrics_head(out, "store_commit_seconds", "histogram",
+                                "Time of a durable commit.");
+
+    for (i = 0; i < NGX_ASANA_BUCKETS; i++) {
+        n += counters->commits[i];
+        bound = ngx_asana_counters_bounds[i];
+
+        ngx_http_asana_text(out,
+                            "asana_hook_store_commit_seconds_bucket{"
+                            "zone=\"%V\",le=\"%ui.%06ui\"} %uL\n",
+                            name, bound / 1000000, bound % 1000000, n);
+    }
+
+    n += counters->commits[i];
+
+    ngx_http_asana_text(out,
+                        "asana_hook_store_commit_seconds_bucket{zone=\"%V\","
+                        "le=\"+Inf\"} %uL\n"
+                        "asana_hook_store_commit_seconds_sum{zone=\"%V\"} "
+                        "%uL.%06uL\n"
+                        "asana_hook_store_commit_seconds_count{zone=\"%V\"} "
+                        "%uL\n",
+                        name, n, name, usec / 1000000, usec % 1000000, name,
+                        n);
+}
+
+
+/* what may stand in a label's value: \, " and a line feed are escaped */
+
+static ngx_int_t
+ngx_http_asana_metrics_label(ngx_pool_t *pool, ngx_str_t *dst,
+    ngx_str_t *src)
+{
+    u_char  *p;
+    size_t   i;
+
+    p = ngx_pnalloc(pool, 2 * src->len);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    dst->data = p;
+
+    for (i = 0; i < src->len; i++) {
+
+        switch (src->data[i]) {
+
+        case '\\':
+        case '"':
+            *p++ = '\\';
+            *p++ = src->data[i];
+            break;
+
+        case LF:
+            *p++ = '\\';
+            *p++ = 'n';
+            break;
+
+        default:
+            *p++ = src->data[i];
+        }
+    }
+
+    dst->len = p - dst->data;
+
+    return NGX_OK;
+}

@@ -1,0 +1,394 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+/*
+ * The state of one decision.  Whoever waits, for a look-up or for a change,
+ * does so here: what is under way knows the state, and the state knows what
+ * is under way, so that either of them may end first.
+ */
+
+
+#include "ngx_http_asana_request.h"
+
+
+static void ngx_http_asana_request_cleanup(void *data);
+static ngx_http_asana_word_e ngx_http_asana_request_lost(
+    ngx_http_asana_ctx_t *ctx);
+static void ngx_http_asana_request_wait(ngx_http_asana_ctx_t *ctx);
+static void ngx_http_asana_request_found(ngx_asana_lookup_t *lookup);
+static void ngx_http_asana_request_changed(ngx_asana_task_t *task,
+    ngx_asana_outcome_e outcome);
+static void ngx_http_asana_request_step(ngx_http_asana_ctx_t *ctx,
+    ngx_int_t rc);
+
+
+ngx_http_asana_ctx_t *
+ngx_http_asana_request_create(ngx_http_request_t *r,
+    ngx_http_asana_zone_conf_t *azcf, ngx_asana_count_e count,
+    ngx_http_asana_end_pt end)
+{
+    ngx_uint_t             counted;
+    ngx_pool_cleanup_t    *cln;
+    ngx_http_asana_ctx_t  *ctx;
+
+    counted = 0;
+
+    /* what an internal redirect brings again is not counted again */
+
+    for (cln = r->pool->cleanup; cln; cln = cln->next) {
+
+        if (cln->handler == ngx_http_asana_request_cleanup) {
+            ctx = cln->data;
+            counted |= (ctx->azcf == azcf
+                        && ctx->count < NGX_ASANA_COUNT_GATEWAY
+                        && ctx->word != NGX_HTTP_ASANA_UNCHECKED);
+        }
+    }
+
+    cln = ngx_pool_cleanup_add(r->pool, sizeof(ngx_http_asana_ctx_t));
+    if (cln == NULL) {
+        return NULL;
+    }
+
+    ctx = cln->data;
+    ngx_memzero(ctx, offsetof(ngx_http_asana_ctx_t, signature));
+
+    ctx->r = r;
+    ctx->azcf = azcf;
+    ctx->count = count;
+    ctx->counted = counted && count < NGX_ASANA_COUNT_GATEWAY;
+    ctx->end = end;
+
+    ngx_asana_secrets_init(&ctx->secrets, (u_char *) ctx->buf,
+                           NGX_HTTP_ASANA_SECRETS);
+
+    cln->handler = ngx_http_asana_request_cleanup;
+
+    ngx_http_set_ctx(r, ctx, ngx_http_asana_hook_module);
+
+    return ctx;
+}
+
+
+static void
+ngx_http_asana_request_cleanup(void *data)
+{
+    ngx_http_asana_ctx_t *ctx = data;
+
+    if (ctx->task) {
+        ngx_asana_task_detach(ctx->task);
+    }
+
+    if (ctx->looking) {
+        ngx_asana_zone_cancel(ctx->azcf->zone, &ctx->lookup);
+    }
+
+    ngx_asana_secrets_wipe(&ctx->secrets);
+
+    if (ctx->state != NGX_HTTP_ASANA_DONE
+        && ctx->count < NGX_ASANA_COUNT_GATEWAY)
+    {
+        (void) ngx_http_asana_request_finish(ctx,
+                                          ngx_http_asana_request_lost(ctx),
+                                          NGX_HTTP_INTERNAL_SERVER_ERROR,
+                                          NULL);
+    }
+}
+
+
+/*
+ * The word if there is no decision: the client has gone before, or nginx has
+ * ended the request because of its body.
+ */
+
+static ngx_http_asana_word_e
+ngx_http_asana_request_lost(ngx_http_asana_ctx_t *ctx)
+{
+    return (ctx->r->err_status >= NGX_HTTP_INTERNAL_SERVER_ERROR)
+           ? NGX_HTTP_ASANA_ERROR : NGX_HTTP_ASANA_ABORTED;
+}
+
+
+/* an internal redirect forgets the context but not the cleanup handler */
+
+ngx_http_asana_ctx_t *
+ngx_http_asana_request_ctx(ngx_http_request_t *r)
+{
+    ngx_pool_cleanup_t    *cln;
+    ngx_http_asana_ctx_t  *ctx;
+
+    ctx = ngx_http_get_module_ctx(r, ngx_http_asana_hook_module);
+
+    if (ctx || !(r->internal || r->filter_finalize)) {
+        return ctx;
+    }
+
+    for (cln = r->pool->cleanup; cln; cln = cln->next) {
+        if (cln->handler == ngx_http_asana_request_cleanup) {
+            return cln->data;
+        }
+    }
+
+    return NULL;
+}
+
+
+ngx_int_t
+ngx_http_asana_request_key(ngx_http_asana_ctx_t *ctx, const char **reason)
+{
+    u_char  *p, *last;
+
+    if (ngx_http_complex_value(ctx->r, &ctx->azcf->key, &ctx->key) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (ctx->key.len == 0 || ctx->key.len > NGX_ASANA_MAX_KEY) {
+        *reason = "its key is empty or longer than 480 bytes";
+        return NGX_DECLINED;
+    }
+
+    /* "$" of a regex lets a line feed through, which is no second door */
+
+    last = ctx->key.data + ctx->key.len;
+
+    for (p = ctx->key.data; p < last; p++) {
+        if (*p < ' ' || *p == 0x7f) {
+            *reason = "its key has a control character";
+            return NGX_DECLINED;
+        }
+    }
+
+    ctx->hash = ngx_hash_key(ctx->key.data, ctx->key.len);
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_http_asana_request_find(ngx_http_asana_ctx_t *ctx,
+    ngx_http_asana_step_pt step)
+{
+    ngx_int_t            rc;
+    ngx_asana_lookup_t  *lookup;
+
+    ngx_asana_secrets_wipe(&ctx->secrets);
+
+    lookup = &ctx->lookup;
+
+    lookup->key = ctx->key;
+    lookup->hash = ctx->hash;
+    lookup->secrets = &ctx->secrets;
+    lookup->handler = ngx_http_asana_request_found;
+    lookup->data = ctx;
+
+    rc = ngx_asana_zone_find(ctx->azcf->zone, lookup);
+
+    if (rc != NGX_AGAIN) {
+        return step(ctx, rc);
+    }
+
+    ctx->looking = 1;
+    ctx->step = step;
+
+    ngx_http_asana_request_wait(ctx);
+
+    return NGX_DONE;
+}
+
+
+static void
+ngx_http_asana_request_found(ngx_asana_lookup_t *lookup)
+{
+    ngx_http_asana_ctx_t *ctx = lookup->data;
+
+    ctx->looking = 0;
+
+    ngx_http_asana_request_step(ctx, lookup->rc);
+}
+
+
+ngx_int_t
+ngx_http_asana_request_change(ngx_http_asana_ctx_t *ctx,
+    ngx_asana_task_t *task, ngx_http_asana_step_pt step)
+{
+    task->handler = ngx_http_asana_request_changed;
+    task->data = ctx;
+
+    ngx_asana_secrets_wipe(&ctx->secrets);
+
+    if (ngx_asana_zone_post(ctx->azcf->zone, task) != NGX_AGAIN) {
+        return step(ctx, NGX_ASANA_FAILED);
+    }
+
+    ctx->state = NGX_HTTP_ASANA_STORE;
+    ctx->task = task;
+    ctx->step = step;
+
+    ngx_http_asana_request_wait(ctx);
+
+    return NGX_DONE;
+}
+
+
+static void
+ngx_http_asana_request_changed(ngx_asana_task_t *task,
+    ngx_asana_outcome_e outcome)
+{
+    ngx_http_asana_ctx_t *ctx = task->data;
+
+    ctx->task = NULL;
+    ctx->refused = &task->key;
+    ctx->reason = (outcome == NGX_ASANA_REFUSED) ? task->reason
+                                                 : NGX_ASANA_REASON_NONE;
+
+    ngx_http_asana_request_step(ctx, outcome);
+}
+
+
+/* a request that does not read would not see its client leave */
+
+static void
+ngx_http_asana_request_wait(ngx_http_asana_ctx_t *ctx)
+{
+    ngx_event_t  *rev;
+
+    if (ctx->count == NGX_ASANA_COUNT_GATEWAY) {
+
+        /* the upstream looks after its client */
+
+        return;
+    }
+
+    rev = ctx->r->connection->read;
+
+    ctx->r->read_event_handler = ngx_http_test_reading;
+
+    if (ngx_handle_read_event(rev, 0) != NGX_OK) {
+        ctx->r->connection->error = 1;
+    }
+
+    /* it may have left with the packet that brought its request */
+
+    if (rev->pending_eof) {
+        ngx_post_event(rev, &ngx_posted_events);
+    }
+}
+
+
+/*
+ * Where the client has gone, "post_action" may have taken the request to
+ * another location; only the gateway still has something to say then.
+ */
+
+static void
+ngx_http_asana_request_step(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
+{
+    ngx_connection_t    *c;
+    ngx_http_request_t  *r;
+
+    r = ctx->r;
+    c = r->connection;
+
+    if (ngx_http_get_module_ctx(r, ngx_http_asana_hook_module) != ctx
+        && ctx->count != NGX_ASANA_COUNT_GATEWAY)
+    {
+        return;
+    }
+
+    ngx_http_set_log_request(c->log, r);
+
+    rc = ctx->step(ctx, rc);
+
+    /* after NGX_DONE the request may have ended */
+
+    if (rc != NGX_DONE) {
+        ctx->end(ctx, rc);
+    }
+
+    ngx_http_run_posted_requests(c);
+}
+
+
+void
+ngx_http_asana_request_phases(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
+{
+    ngx_http_request_t  *r;
+
+    r = ctx->r;
+
+    r->read_event_handler = ngx_http_block_reading;
+    r->write_event_handler = ngx_http_core_run_phases;
+
+    ngx_http_core_run_phases(r);
+}
+
+
+ngx_int_t
+ngx_http_asana_request_finish(ngx_http_asana_ctx_t *ctx,
+    ngx_http_asana_word_e word, ngx_int_t rc, const char *reason)
+{
+    ngx_asana_count_e           count;
+    ngx_asana_counters_t       *counters;
+    ngx_http_asana_loc_conf_t  *ahcf;
+
+    ngx_asana_secrets_wipe(&ctx->secrets);
+
+    ahcf = ngx_http_get_module_loc_conf(ctx->r, ngx_http_asana_hook_module);
+
+    if (reason) {
+        ngx_log_error(ahcf->log_level, ctx->r->connection->log, 0,
+                      "asana_hook: %s by zone \"%V\": %s",
+                      (ctx->count == NGX_ASANA_COUNT_HANDSHAKES)
+                      ? "handshake refused" : "request rejected",
+                      &ctx->azcf->name, reason);
+    }
+
+    count = ctx->count;
+
+    /* a failure of ours is no verdict that could be let pass */
+
+    if (ahcf->dry_run
+        && count == NGX_ASANA_COUNT_DELIVERIES
+        && word >= NGX_HTTP_ASANA_PENDING
+        && word <= NGX_HTTP_ASANA_ERROR
+        && word != NGX_HTTP_ASANA_ABORTED
+        && rc != NGX_HTTP_INTERNAL_SERVER_ERROR)
+    {
+        ctx->dry_run = 1;
+        count = NGX_ASANA_COUNT_DRY_RUNS;
+        rc = NGX_DECLINED;
+    }
+
+    ctx->state = NGX_HTTP_ASANA_DONE;
+    ctx->word = word;
+    ctx->rc = rc;
+
+    if (!ctx->counted) {
+        ctx->counted = 1;
+        counters = ngx_asana_zone_counters(ctx->azcf->zone);
+        (void) ngx_atomic_fetch_add(&counters->count[count][word], 1);
+    }
+
+    return rc;
+}
+
+
+void
+ngx_http_asana_request_word(ngx_http_asana_ctx_t *ctx, ngx_str_t *word)
+{
+    ngx_http_asana_word(word, (ctx->state != NGX_HTTP_ASANA_DONE
+                               && ctx->count < NGX_ASANA_COUNT_GATEWAY)
+                              ? ngx_http_asana_request_lost(ctx) : ctx->word,
+                        ctx->dry_run);
+}
+
+
+void
+ngx_http_asana_request_identify(ngx_http_asana_ctx_t *ctx, u_char *id)
+{
+    (void) ngx_hex_dump(ctx->id, id, NGX_ASANA_ID_LEN);
+    ctx->identified = 1;
+}

@@ -1,0 +1,120 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+#ifndef _NGX_HTTP_ASANA_REQUEST_H_INCLUDED_
+#define _NGX_HTTP_ASANA_REQUEST_H_INCLUDED_
+
+
+#include "ngx_http_asana_conf.h"
+#include "ngx_http_asana_word.h"
+
+
+typedef struct ngx_http_asana_ctx_s  ngx_http_asana_ctx_t;
+
+/*
+ * A step of a decision: rc is what the last one waited for.  Returns what the
+ * phase or content handler is to return, NGX_DONE if there is another step.
+ */
+typedef ngx_int_t (*ngx_http_asana_step_pt)(ngx_http_asana_ctx_t *ctx,
+    ngx_int_t rc);
+
+typedef void (*ngx_http_asana_end_pt)(ngx_http_asana_ctx_t *ctx, ngx_int_t rc);
+
+/*
+ * A delivery is looked up, its body is read, and it is looked up once more if
+ * the store has changed meanwhile; a handshake is looked up, and stored.
+ */
+
+typedef enum {
+    NGX_HTTP_ASANA_LOOK = 0,
+    NGX_HTTP_ASANA_BODY,
+    NGX_HTTP_ASANA_STORE,
+    NGX_HTTP_ASANA_DONE
+} ngx_http_asana_state_e;
+
+/* room for the usual one secret of a key, and a bit */
+#define NGX_HTTP_ASANA_SECRETS  320
+
+struct ngx_http_asana_ctx_s {
+    ngx_http_request_t           *r;
+    ngx_http_asana_zone_conf_t   *azcf;
+    ngx_http_asana_state_e        state;
+    ngx_http_asana_word_e         word;
+    ngx_asana_count_e             count;      /* what its word is counted as */
+    ngx_int_t                     rc;         /* when it is DONE */
+
+    ngx_http_asana_step_pt        step;       /* when it does not wait */
+    ngx_http_asana_end_pt         end;        /* after the last step */
+    void                         *data;       /* of who created it */
+    ngx_asana_task_t             *task;       /* under way, or NULL */
+    ngx_asana_reason_e            reason;     /* of a refused change */
+    ngx_str_t                    *refused;    /* its key */
+    ngx_asana_lookup_t            lookup;
+    ngx_asana_secrets_t           secrets;    /* of the last look-up */
+    ngx_str_t                     key;
+    uint32_t                      hash;
+    ngx_str_t                     secret;     /* of a handshake */
+
+    unsigned                      looking:1;  /* a look-up is under way */
+    unsigned                      counted:1;
+    unsigned                      dry_run:1;  /* it would be rejected */
+    unsigned                      identified:1;
+    u_char                        id[2 * NGX_ASANA_ID_LEN];
+    u_char                        signature[NGX_ASANA_MAC_LEN];
+    uint64_t                      buf[NGX_HTTP_ASANA_SECRETS / 8];
+};
+
+
+/*
+ * Creates the state of a decision, which lives as long as the request, or
+ * NULL.  "end" is called with what the last step returned, if that was not in
+ * the handler that made the first one.
+ */
+ngx_http_asana_ctx_t *ngx_http_asana_request_create(ngx_http_request_t *r,
+    ngx_http_asana_zone_conf_t *azcf, ngx_asana_count_e count,
+    ngx_http_asana_end_pt end);
+
+/* The state of the request, also after an internal redirect, or NULL. */
+ngx_http_asana_ctx_t *ngx_http_asana_request_ctx(ngx_http_request_t *r);
+
+/* An "end" for what was decided in a phase: goes on with the phases. */
+void ngx_http_asana_request_phases(ngx_http_asana_ctx_t *ctx, ngx_int_t rc);
+
+/*
+ * Evaluates the key of the request; NGX_DECLINED if it is no good, with a
+ * reason, NGX_ERROR if there is no memory.
+ */
+ngx_int_t ngx_http_asana_request_key(ngx_http_asana_ctx_t *ctx,
+    const char **reason);
+
+/*
+ * Looks the secrets of ctx->key up into ctx->secrets, and goes on with the
+ * step, whose rc is NGX_OK, NGX_DECLINED (none) or NGX_ERROR (not known).
+ */
+ngx_int_t ngx_http_asana_request_find(ngx_http_asana_ctx_t *ctx,
+    ngx_http_asana_step_pt step);
+
+/*
+ * Hands the change over and goes on with the step, whose rc is an
+ * ngx_asana_outcome_e; a client that leaves meanwhile is noticed.
+ */
+ngx_int_t ngx_http_asana_request_change(ngx_http_asana_ctx_t *ctx,
+    ngx_asana_task_t *task, ngx_http_asana_step_pt step);
+
+/*
+ * The one end of each decision: sets the word and rc, logs the reason (NULL:
+ * none), counts, and wipes the secrets.  Returns rc, NGX_DECLINED in a dry run.
+ */
+ngx_int_t ngx_http_asana_request_finish(ngx_http_asana_ctx_t *ctx,
+    ngx_http_asana_word_e word, ngx_int_t rc, const char *reason);
+
+/* The word for the log and the application; empty if there is none yet. */
+void ngx_http_asana_request_word(ngx_http_asana_ctx_t *ctx, ngx_str_t *word);
+/* Names the secret of this id in $asana_hook_secret_id. */
+void ngx_http_asana_request_identify(ngx_http_asana_ctx_t *ctx, u_char *id);
+
+
+#endif /* _NGX_HTTP_ASANA_REQUEST_H_INCLUDED_ */

@@ -1,0 +1,249 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+#include "ngx_http_asana_text.h"
+
+#include "ngx_asana_json.h"
+
+
+#define NGX_HTTP_ASANA_TEXT_BUF  16384
+#define NGX_HTTP_ASANA_TEXT_MAX  1024
+
+
+static void ngx_http_asana_text_row(ngx_http_asana_text_t *out,
+    ngx_asana_counters_t *counters, ngx_asana_count_e count);
+static void ngx_http_asana_text_time(ngx_http_asana_text_t *out,
+    const char *name, time_t t);
+static ngx_buf_t *ngx_http_asana_text_buf(ngx_http_asana_text_t *out,
+    size_t size);
+
+
+void
+ngx_http_asana_text_counters(ngx_http_asana_text_t *out,
+    ngx_asana_counters_t *counters)
+{
+    ngx_http_asana_text(out, "\"handshakes\":{");
+    ngx_http_asana_text_row(out, counters, NGX_ASANA_COUNT_HANDSHAKES);
+
+    ngx_http_asana_text(out, "},\"deliveries\":{");
+    ngx_http_asana_text_row(out, counters, NGX_ASANA_COUNT_DELIVERIES);
+    ngx_http_asana_text(out, ",");
+    ngx_http_asana_text_row(out, counters, NGX_ASANA_COUNT_DRY_RUNS);
+
+    ngx_http_asana_text(out, "}");
+}
+
+
+static void
+ngx_http_asana_text_row(ngx_http_asana_text_t *out,
+    ngx_asana_counters_t *counters, ngx_asana_count_e count)
+{
+    ngx_uint_t   i;
+    const char  *comma;
+
+    comma = "";
+
+    for (i = 0; i < NGX_HTTP_ASANA_WORDS; i++) {
+
+        if (!(ngx_http_asana_word_counts[count] & 1 << i)) {
+            continue;
+        }
+
+        ngx_http_asana_text(out, "%s\"", comma);
+        ngx_http_asana_text_word(out, i,
+                                     count == NGX_ASANA_COUNT_DRY_RUNS);
+        ngx_http_asana_text(out, "\":%uA", counters->count[count][i]);
+
+        comma = ",";
+    }
+}
+
+
+void
+ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
+    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *key,
+    ngx_asana_secrets_t *secrets)
+{
+    u_char                         id[2 * NGX_ASANA_ID_LEN];
+    time_t                         now;
+    ngx_uint_t                     i;
+    const char                    *state;
+    ngx_asana_secret_t  *s;
+
+    now = ngx_time();
+
+    ngx_http_asana_text(out, "{\"key\":\"");
+    ngx_http_asana_text_json(out, key);
+    ngx_http_asana_text(out, "\",\"ref\":\"");
+    ngx_http_asana_text_escaped(out, key);
+    ngx_http_asana_text(out, "\",\"secrets\":[");
+
+    s = (ngx_asana_secret_t *) secrets->start;
+
+    for (i = 0; i < secrets->n; i++) {
+
+        state = s->pending ? "pending"
+                : now - ngx_asana_secret_seen(s) < azcf->store.limits.inactive
+                  ? "active" : "inactive";
+
+        (void) ngx_hex_dump(id, s->id, NGX_ASANA_ID_LEN);
+
+        ngx_http_asana_text(out, "%s{\"id\":\"%*s\",\"state\":\"%s\",",
+                                i ? "," : "", sizeof(id), id, state);
+        ngx_http_asana_text_time(out, "created", s->created);
+        ngx_http_asana_text_time(out, "verified", s->verified);
+        ngx_http_asana_text(out, "\"deliveries\":%ui}", s->deliveries);
+
+        s = ngx_asana_secret_next(s);
+    }
+
+    ngx_http_asana_text(out, "]}");
+}
+
+
+static void
+ngx_http_asana_text_time(ngx_http_asana_text_t *out, const char *name,
+    time_t t)
+{
+    ngx_tm_t  tm;
+
+    if (t == 0) {
+        ngx_http_asana_text(out, "\"%s\":null,", name);
+        return;
+    }
+
+    ngx_gmtime(t, &tm);
+
+    ngx_http_asana_text(out, "\"%s\":\"%4d-%02d-%02dT%02d:%02d:%02dZ\",",
+                            name, tm.ngx_tm_year, tm.ngx_tm_mon,
+                            tm.ngx_tm_mday, tm.ngx_tm_hour, tm.ngx_tm_min,
+                            tm.ngx_tm_sec);
+}
+
+
+void
+ngx_http_asana_text_json(ngx_http_asana_text_t *out, ngx_str_t *text)
+{
+    size_t      len;
+    ngx_buf_t  *b;
+
+    len = ngx_asana_json_escape(NULL, text);
+
+    b = ngx_http_asana_text_buf(out, len);
+    if (b == NULL) {
+        return;
+    }
+
+    (void) ngx_asana_json_escape(b->last, text);
+
+    out->size += len;
+    b->last += len;
+}
+
+
+void
+ngx_http_asana_text_escaped(ngx_http_asana_text_t *out, ngx_str_t *text)
+{
+    u_char     *p;
+    size_t      len;
+    ngx_buf_t  *b;
+
+    len = text->len + 2 * ngx_escape_uri(NULL, text->data, text->len,
+                                         NGX_ESCAPE_URI_COMPONENT);
+
+    b = ngx_http_asana_text_buf(out, len);
+    if (b == NULL) {
+        return;
+    }
+
+    p = (u_char *) ngx_escape_uri(b->last, text->data, text->len,
+                                  NGX_ESCAPE_URI_COMPONENT);
+
+    out->size += p - b->last;
+    b->last = p;
+}
+
+
+void
+ngx_http_asana_text_word(ngx_http_asana_text_t *out,
+    ngx_http_asana_word_e word, ngx_uint_t dry_run)
+{
+    ngx_str_t   text;
+    ngx_buf_t  *b;
+
+    ngx_http_asana_word(&text, word, dry_run);
+
+    b = ngx_http_asana_text_buf(out, text.len);
+    if (b == NULL) {
+        return;
+    }
+
+    ngx_strlow(b->last, text.data, text.len);
+
+    out->size += text.len;
+    b->last += text.len;
+}
+
+
+void
+ngx_http_asana_text(ngx_http_asana_text_t *out, const char *fmt, ...)
+{
+    u_char     *p;
+    va_list     args;
+    ngx_buf_t  *b;
+
+    b = ngx_http_asana_text_buf(out, NGX_HTTP_ASANA_TEXT_MAX);
+    if (b == NULL) {
+        return;
+    }
+
+    va_start(args, fmt);
+    p = ngx_vslprintf(b->last, b->end, fmt, args);
+    va_end(args);
+
+    out->size += p - b->last;
+    b->last = p;
+}
+
+
+/* the last buffer with room for size bytes, or a new one */
+
+static ngx_buf_t *
+ngx_http_asana_text_buf(ngx_http_asana_text_t *out, size_t size)
+{
+    ngx_buf_t    *b;
+    ngx_chain_t  *cl;
+
+    if (out->last) {
+        b = out->last->buf;
+
+        if ((size_t) (b->end - b->last) >= size) {
+            return b;
+        }
+    }
+
+    cl = ngx_alloc_chain_link(out->pool);
+    b = ngx_create_temp_buf(out->pool, ngx_max(size, NGX_HTTP_ASANA_TEXT_BUF));
+
+    if (cl == NULL || b == NULL) {
+        out->failed = 1;
+        return NULL;
+    }
+
+    cl->buf = b;
+    cl->next = NULL;
+
+    if (out->last) {
+        out->last->next = cl;
+
+    } else {
+        out->head = cl;
+    }
+
+    out->last = cl;
+
+    return b;
+}

@@ -1,0 +1,49 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+#ifndef _NGX_HTTP_ASANA_TEXT_H_INCLUDED_
+#define _NGX_HTTP_ASANA_TEXT_H_INCLUDED_
+
+
+#include "ngx_http_asana_conf.h"
+#include "ngx_http_asana_word.h"
+
+
+/* text that grows; "failed" is set when there is no memory for more of it */
+
+typedef struct {
+    ngx_pool_t                   *pool;
+    ngx_chain_t                  *head;
+    ngx_chain_t                  *last;
+    size_t                        size;     /* of all text */
+    ngx_uint_t                    failed;
+} ngx_http_asana_text_t;
+
+
+/* Appends text formatted as by ngx_sprintf(), at most 1024 bytes. */
+void ngx_http_asana_text(ngx_http_asana_text_t *out, const char *fmt, ...);
+
+/* Appends a word in lower case; what a dry run counts has its suffix. */
+void ngx_http_asana_text_word(ngx_http_asana_text_t *out,
+    ngx_http_asana_word_e word, ngx_uint_t dry_run);
+
+/* Appends the counters of the zone, two members of an object. */
+void ngx_http_asana_text_counters(ngx_http_asana_text_t *out,
+    ngx_asana_counters_t *counters);
+
+/* Appends the object of a key and its secrets. */
+void ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
+    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *key,
+    ngx_asana_secrets_t *secrets);
+
+/* Appends the content of a JSON string, whatever the bytes are. */
+void ngx_http_asana_text_json(ngx_http_asana_text_t *out, ngx_str_t *text);
+
+/* Appends the text percent-encoded (RFC 3986). */
+void ngx_http_asana_text_escaped(ngx_http_asana_text_t *out, ngx_str_t *text);
+
+
+#endif /* _NGX_HTTP_ASANA_TEXT_H_INCLUDED_ */

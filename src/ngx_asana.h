@@ -1,0 +1,38 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+/*
+ * Sizes and types that all units share.  What is called ngx_asana_* knows no
+ * HTTP, and includes nothing of nginx but its core.
+ */
+
+
+#ifndef _NGX_ASANA_H_INCLUDED_
+#define _NGX_ASANA_H_INCLUDED_
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+
+
+#define NGX_ASANA_VERSION     "0.2.0"
+
+/* bytes; a secret is named by its id, the first bytes of its SHA-256 */
+#define NGX_ASANA_ID_LEN      8
+#define NGX_ASANA_MAC_LEN     32
+#define NGX_ASANA_MAX_KEY     480
+#define NGX_ASANA_MIN_SECRET  16
+#define NGX_ASANA_MAX_SECRET  255
+#define NGX_ASANA_MAX_GID     32
+
+
+typedef struct ngx_asana_secrets_s  ngx_asana_secrets_t;
+typedef struct ngx_asana_change_s   ngx_asana_change_t;
+typedef struct ngx_asana_store_s    ngx_asana_store_t;
+typedef struct ngx_asana_zone_s     ngx_asana_zone_t;
+
+
+#endif /* _NGX_ASANA_H_INCLUDED_ */

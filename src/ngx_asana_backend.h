@@ -1,0 +1,119 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+#ifndef _NGX_ASANA_BACKEND_H_INCLUDED_
+#define _NGX_ASANA_BACKEND_H_INCLUDED_
+
+
+#include "ngx_asana_task.h"
+
+
+/*
+ * The interface between the store and what it is kept in: a table of
+ * functions for each kind of store, below src/store/.
+ */
+
+/* in the main thread: another host changed the key; NULL: any of them */
+typedef void (*ngx_asana_forget_pt)(void *data, ngx_str_t *key);
+
+/* microseconds of a durable commit; called in the store's thread */
+typedef void (*ngx_asana_commit_pt)(void *data, uint64_t usec);
+
+
+typedef struct {
+    ngx_str_t               zone;       /* its name, for messages */
+    ngx_str_t               state;      /* a path, or a URI; ends with \0 */
+    size_t                  max_size;   /* bytes */
+    ngx_asana_limits_t      limits;
+    ngx_asana_commit_pt     committed;
+    ngx_asana_forget_pt     forget;
+    void                   *data;       /* of both */
+
+    /* [NGX_ASANA_SHARED], what workers of one nginx share; NULL: nothing */
+    ngx_atomic_t           *shared;
+
+    /* in the main thread, for each task, before its handler */
+    ngx_asana_task_pt       done;
+} ngx_asana_backend_conf_t;
+
+#define NGX_ASANA_SHARED  8
+
+typedef struct {
+    uint64_t                keys;
+    uint64_t                secrets;    /* pending ones as well */
+    uint64_t                pending;
+    uint64_t                used;       /* bytes */
+    ngx_uint_t              readable;
+    ngx_uint_t              writable;
+} ngx_asana_stat_t;
+
+
+/* NGX_OK: go on, NGX_DONE: enough */
+typedef ngx_int_t (*ngx_asana_visit_pt)(void *data, ngx_str_t *key,
+    ngx_asana_secrets_t *secrets);
+
+
+/*
+ * A backend.  "change" runs in the store's thread, everything else in the
+ * worker's main thread, and nothing there may wait for a disk or a network.
+ */
+
+typedef struct {
+    const char             *name;
+
+    /* 1: version() tells of each commit of anybody, find() is never late */
+    ngx_uint_t              exact;
+
+    /* opens nothing; NULL: no memory */
+    void                 *(*create)(ngx_asana_backend_conf_t *conf,
+                                    ngx_log_t *log);
+
+    /* before the event loop starts: NGX_ERROR is logged, and is no end */
+    ngx_int_t             (*open)(void *backend, ngx_log_t *log);
+
+    /* after the thread has ended */
+    void                  (*close)(void *backend);
+
+    /* a number that every commit of any process changes; 0: not known */
+    uint64_t              (*version)(void *backend);
+
+    /*
+     * Appends the secrets of the key and sets the version.  NGX_OK, also if
+     * there are none; NGX_ERROR: not known; NGX_AGAIN: later, by
+     * lookup->complete() with one of these in lookup->rc
+     */
+    ngx_int_t             (*find)(void *backend, ngx_asana_lookup_t *lookup,
+                                  ngx_log_t *log);
+
+    /* takes back a look-up that was NGX_AGAIN; NULL if none is */
+    void                  (*cancel)(void *backend, ngx_asana_lookup_t *lookup);
+
+    /*
+     * In the thread: decides on each task of the batch by the policy, makes
+     * it durable and sets its outcome, which is FAILED before.  An empty
+     * batch only prepares the backend: to open it anew after a failure.
+     */
+    void                  (*change)(void *backend, ngx_queue_t *batch,
+                                    ngx_log_t *log);
+
+    /*
+     * In the main thread after "change", before handlers are called: takes
+     * over what the thread has prepared.  NGX_AGAIN: the batch is to be
+     * changed once more.
+     */
+    ngx_int_t             (*adopt)(void *backend, ngx_log_t *log);
+
+    /* visits the keys behind "after" in order; returns what visit did last */
+    ngx_int_t             (*list)(void *backend, ngx_str_t *after,
+                                  ngx_asana_visit_pt visit, void *data,
+                                  ngx_log_t *log);
+
+    ngx_int_t             (*stat)(void *backend, ngx_asana_stat_t *stat,
+                                  ngx_log_t *log);
+} ngx_asana_backend_t;
+
+
+#endif /* _NGX_ASANA_BACKEND_H_INCLUDED_ */

@@ -1,0 +1,421 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+/*
+ * An entry holds all secrets of one key in one piece of slab memory:
+ *
+ *     entry header | key | secret | secret | ...
+ *
+ * It is of use as long as the store has not moved on from the version that
+ * filled it.  Only counts and times of deliveries are the cache's own.
+ */
+
+
+#include "ngx_asana_cache.h"
+
+
+/* what one new entry may push out */
+#define NGX_ASANA_CACHE_EVICTIONS  64
+
+
+typedef struct {
+    ngx_str_node_t         sn;         /* must be first */
+    ngx_queue_t            queue;
+    uint64_t               version;
+    uint32_t               capacity;   /* of secrets, bytes */
+    uint32_t               size;       /* of secrets, bytes */
+    uint32_t               n;
+    u_char                 data[1];
+} ngx_asana_cache_entry_t;
+
+
+struct ngx_asana_cache_s {
+    ngx_slab_pool_t       *shpool;
+    ngx_rbtree_t           rbtree;
+    ngx_rbtree_node_t      sentinel;
+    ngx_queue_t            queue;      /* least recently used last */
+    ngx_uint_t             entries;
+};
+
+
+/* the secrets lie behind the key */
+
+#define ngx_asana_cache_entry_size(key_len)                                   \
+    ngx_align(offsetof(ngx_asana_cache_entry_t, data) + (key_len), 8)
+
+#define ngx_asana_cache_entry_secrets(entry)                                  \
+    ((u_char *) (entry) + ngx_asana_cache_entry_size((entry)->sn.str.len))
+
+
+static ngx_asana_cache_entry_t *ngx_asana_cache_alloc(
+    ngx_asana_cache_t *cache, ngx_str_t *key, uint32_t hash, size_t size);
+static ngx_asana_cache_entry_t *ngx_asana_cache_lookup(
+    ngx_asana_cache_t *cache, ngx_str_t *key, uint32_t hash);
+static void ngx_asana_cache_drop(ngx_asana_cache_t *cache,
+    ngx_asana_cache_entry_t *entry);
+static ngx_asana_secret_t *ngx_asana_cache_secret(ngx_asana_cache_t *cache,
+    ngx_str_t *key, uint32_t hash, u_char *id);
+static void ngx_asana_cache_add(ngx_asana_cache_entry_t *entry,
+    ngx_asana_secrets_t *secrets);
+
+
+ngx_asana_cache_t *
+ngx_asana_cache_create(ngx_slab_pool_t *shpool)
+{
+    ngx_asana_cache_t  *cache;
+
+    cache = ngx_slab_calloc(shpool, sizeof(ngx_asana_cache_t));
+    if (cache == NULL) {
+        return NULL;
+    }
+
+    cache->shpool = shpool;
+
+    ngx_rbtree_init(&cache->rbtree, &cache->sentinel,
+                    ngx_str_rbtree_insert_value);
+    ngx_queue_init(&cache->queue);
+
+    return cache;
+}
+
+
+ngx_int_t
+ngx_asana_cache_get(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
+    uint64_t version)
+{
+    size_t                    size;
+    ngx_asana_secrets_t      *secrets;
+    ngx_asana_cache_entry_t  *entry;
+
+    secrets = lookup->secrets;
+
+    for ( ;; ) {
+        ngx_shmtx_lock(&cache->shpool->mutex);
+
+        entry = ngx_asana_cache_lookup(cache, &lookup->key, lookup->hash);
+
+        if (entry == NULL || (version && entry->version != version)) {
+            ngx_shmtx_unlock(&cache->shpool->mutex);
+            return NGX_DECLINED;
+        }
+
+        size = entry->size;
+
+        if (size <= secrets->capacity) {
+            break;
+        }
+
+        ngx_shmtx_unlock(&cache->shpool->mutex);
+
+        if (ngx_asana_secrets_reserve(secrets, size) != NGX_OK) {
+            return NGX_ERROR;
+        }
+    }
+
+    ngx_memcpy(secrets->start, ngx_asana_cache_entry_secrets(entry), size);
+    secrets->size = size;
+    secrets->n = entry->n;
+    lookup->version = entry->version;
+
+    ngx_queue_remove(&entry->queue);
+    ngx_queue_insert_head(&cache->queue, &entry->queue);
+
+    ngx_shmtx_unlock(&cache->shpool->mutex);
+
+    return NGX_OK;
+}
+
+
+void
+ngx_asana_cache_put(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
+    ngx_uint_t moved)
+{
+    u_char                   *p;
+    ngx_asana_secrets_t      *secrets;
+    ngx_asana_cache_entry_t  *entry;
+
+    secrets = lookup->secrets;
+
+    ngx_shmtx_lock(&cache->shpool->mutex);
+
+    entry = ngx_asana_cache_lookup(cache, &lookup->key, lookup->hash);
+
+    if (entry) {
+        ngx_asana_cache_add(entry, secrets);
+    }
+
+    if (moved) {
+        goto done;
+    }
+
+    if (entry && (secrets->n == 0 || secrets->size > entry->capacity)) {
+        ngx_asana_cache_drop(cache, entry);
+        entry = NULL;
+    }
+
+    if (secrets->n == 0) {
+        goto done;
+    }
+
+    if (entry == NULL) {
+        entry = ngx_asana_cache_alloc(cache, &lookup->key, lookup->hash,
+                                      secrets->size);
+        if (entry == NULL) {
+            goto done;
+        }
+    }
+
+    /* until it is whole again, no version is equal to zero */
+    entry->version = 0;
+
+    p = ngx_cpymem(ngx_asana_cache_entry_secrets(entry), secrets->start,
+                   secrets->size);
+
+    if (entry->size > secrets->size) {
+        ngx_explicit_memzero(p, entry->size - secrets->size);
+    }
+
+    entry->size = (uint32_t) secrets->size;
+    entry->n = (uint32_t) secrets->n;
+    entry->version = lookup->version;
+
+done:
+
+    ngx_shmtx_unlock(&cache->shpool->mutex);
+}
+
+
+static ngx_asana_cache_entry_t *
+ngx_asana_cache_alloc(ngx_asana_cache_t *cache, ngx_str_t *key, uint32_t hash,
+    size_t size)
+{
+    size_t                    len;
+    ngx_uint_t                i;
+    ngx_queue_t              *q;
+    ngx_asana_cache_entry_t  *entry;
+
+    len = ngx_asana_cache_entry_size(key->len);
+
+    for (i = 0; /* void */ ; i++) {
+        entry = ngx_slab_alloc_locked(cache->shpool, len + size);
+
+        if (entry) {
+            break;
+        }
+
+        if (ngx_queue_empty(&cache->queue) || i == NGX_ASANA_CACHE_EVICTIONS) {
+            return NULL;
+        }
+
+        q = ngx_queue_last(&cache->queue);
+        ngx_asana_cache_drop(cache, ngx_queue_data(q, ngx_asana_cache_entry_t,
+                                                   queue));
+    }
+
+    entry->sn.str.len = key->len;
+    entry->sn.str.data = entry->data;
+    ngx_memcpy(entry->data, key->data, key->len);
+
+    entry->capacity = (uint32_t) size;
+    entry->size = 0;
+
+    entry->sn.node.key = hash;
+    ngx_rbtree_insert(&cache->rbtree, &entry->sn.node);
+    ngx_queue_insert_head(&cache->queue, &entry->queue);
+
+    cache->entries++;
+
+    return entry;
+}
+
+
+static ngx_asana_cache_entry_t *
+ngx_asana_cache_lookup(ngx_asana_cache_t *cache, ngx_str_t *key,
+    uint32_t hash)
+{
+    return (ngx_asana_cache_entry_t *)
+               ngx_str_rbtree_lookup(&cache->rbtree, key, hash);
+}
+
+
+static void
+ngx_asana_cache_drop(ngx_asana_cache_t *cache, ngx_asana_cache_entry_t *entry)
+{
+    ngx_queue_remove(&entry->queue);
+    ngx_rbtree_delete(&cache->rbtree, &entry->sn.node);
+    cache->entries--;
+
+    ngx_explicit_memzero(ngx_asana_cache_entry_secrets(entry),
+                         entry->capacity);
+    ngx_slab_free_locked(cache->shpool, entry);
+}
+
+
+/* the secret in the cache itself, under the mutex, or NULL */
+
+static ngx_asana_secret_t *
+ngx_asana_cache_secret(ngx_asana_cache_t *cache, ngx_str_t *key, uint32_t hash,
+    u_char *id)
+{
+    ngx_asana_secrets_t       secrets;
+    ngx_asana_cache_entry_t  *entry;
+
+    entry = ngx_asana_cache_lookup(cache, key, hash);
+    if (entry == NULL) {
+        return NULL;
+    }
+
+    ngx_asana_secrets_init(&secrets, ngx_asana_cache_entry_secrets(entry),
+                           entry->capacity);
+    secrets.n = entry->n;
+
+    return ngx_asana_secrets_by_id(&secrets, id);
+}
+
+
+void
+ngx_asana_cache_merge(ngx_asana_cache_t *cache, ngx_str_t *key,
+    ngx_asana_secrets_t *secrets)
+{
+    ngx_asana_cache_entry_t  *entry;
+
+    ngx_shmtx_lock(&cache->shpool->mutex);
+
+    entry = ngx_asana_cache_lookup(cache, key,
+                                   ngx_hash_key(key->data, key->len));
+    if (entry) {
+        ngx_asana_cache_add(entry, secrets);
+    }
+
+    ngx_shmtx_unlock(&cache->shpool->mutex);
+}
+
+
+static void
+ngx_asana_cache_add(ngx_asana_cache_entry_t *entry,
+    ngx_asana_secrets_t *secrets)
+{
+    ngx_uint_t            i;
+    ngx_asana_secret_t   *s, *old;
+    ngx_asana_secrets_t   known;
+
+    ngx_asana_secrets_init(&known, ngx_asana_cache_entry_secrets(entry),
+                           entry->capacity);
+    known.n = entry->n;
+
+    s = ngx_asana_secrets_first(secrets);
+
+    for (i = 0; i < secrets->n; i++) {
+
+        old = ngx_asana_secrets_by_id(&known, s->id);
+
+        if (old) {
+            s->deliveries = old->deliveries;
+            s->verified = ngx_max(s->verified, old->verified);
+            s->stored = ngx_max(s->stored, old->stored);
+        }
+
+        s = ngx_asana_secret_next(s);
+    }
+}
+
+
+ngx_uint_t
+ngx_asana_cache_note(ngx_asana_cache_t *cache, ngx_str_t *key, uint32_t hash,
+    ngx_asana_secret_t *secret, time_t interval)
+{
+    time_t               now, stored;
+    ngx_uint_t           due;
+    ngx_asana_secret_t  *s;
+
+    now = ngx_time();
+
+    ngx_shmtx_lock(&cache->shpool->mutex);
+
+    s = ngx_asana_cache_secret(cache, key, hash, secret->id);
+
+    stored = s ? s->stored : secret->stored;
+    due = (stored == 0 || now - stored >= interval || stored > now);
+
+    if (s) {
+        s->deliveries++;
+        s->verified = ngx_max(s->verified, now);
+
+        if (due) {
+
+            /* claimed: no other worker writes it as well */
+            s->stored = now;
+        }
+    }
+
+    ngx_shmtx_unlock(&cache->shpool->mutex);
+
+    return due;
+}
+
+
+void
+ngx_asana_cache_forgive(ngx_asana_cache_t *cache, ngx_str_t *key, u_char *id,
+    time_t verified, time_t interval)
+{
+    ngx_asana_secret_t  *s;
+
+    ngx_shmtx_lock(&cache->shpool->mutex);
+
+    s = ngx_asana_cache_secret(cache, key, ngx_hash_key(key->data, key->len),
+                               id);
+
+    if (s && s->stored >= verified) {
+        s->stored = verified - interval + interval / 60;
+    }
+
+    ngx_shmtx_unlock(&cache->shpool->mutex);
+}
+
+
+void
+ngx_asana_cache_forget(ngx_asana_cache_t *cache, ngx_str_t *key)
+{
+    ngx_queue_t              *q;
+    ngx_asana_cache_entry_t  *entry;
+
+    ngx_shmtx_lock(&cache->shpool->mutex);
+
+    if (key) {
+        entry = ngx_asana_cache_lookup(cache, key,
+                                       ngx_hash_key(key->data, key->len));
+        if (entry) {
+            ngx_asana_cache_drop(cache, entry);
+        }
+
+    } else {
+
+        for (q = ngx_queue_head(&cache->queue);
+             q != ngx_queue_sentinel(&cache->queue);
+             q = ngx_queue_next(q))
+        {
+            entry = ngx_queue_data(q, ngx_asana_cache_entry_t, queue);
+            entry->version = 0;
+        }
+    }
+
+    ngx_shmtx_unlock(&cache->shpool->mutex);
+}
+
+
+ngx_uint_t
+ngx_asana_cache_entries(ngx_asana_cache_t *cache)
+{
+    ngx_uint_t  entries;
+
+    ngx_shmtx_lock(&cache->shpool->mutex);
+
+    entries = cache->entries;
+
+    ngx_shmtx_unlock(&cache->shpool->mutex);
+
+    return entries;
+}

@@ -1,0 +1,63 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+#ifndef _NGX_ASANA_CACHE_H_INCLUDED_
+#define _NGX_ASANA_CACHE_H_INCLUDED_
+
+
+#include "ngx_asana_task.h"
+
+
+/*
+ * The secrets of keys in shared memory.  All but the first function take the
+ * mutex of the slab pool for a few pointer writes.  A hash is that of
+ * ngx_hash_key() over the key.
+ */
+typedef struct ngx_asana_cache_s  ngx_asana_cache_t;
+
+
+/* In the master: returns an empty one in the pool, or NULL. */
+ngx_asana_cache_t *ngx_asana_cache_create(ngx_slab_pool_t *shpool);
+
+/*
+ * Copies the secrets of lookup->key to lookup->secrets, and sets the version
+ * that filled the entry.  NGX_DECLINED if there is no entry of that version, 0:
+ * of any; NGX_ERROR if there is no memory.
+ */
+ngx_int_t ngx_asana_cache_get(ngx_asana_cache_t *cache,
+    ngx_asana_lookup_t *lookup, uint64_t version);
+
+/*
+ * Keeps what came from the store, unless "moved": there is a later version.
+ * Counts and times that the cache alone knows are added to lookup->secrets.
+ */
+void ngx_asana_cache_put(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
+    ngx_uint_t moved);
+
+/* Only adds what the cache alone knows. */
+void ngx_asana_cache_merge(ngx_asana_cache_t *cache, ngx_str_t *key,
+    ngx_asana_secrets_t *secrets);
+
+/*
+ * Notes that the secret verified a delivery now.  Returns 1 if the store is to
+ * know, for the time that it has is older than so many seconds; nobody else is
+ * told so then.
+ */
+ngx_uint_t ngx_asana_cache_note(ngx_asana_cache_t *cache, ngx_str_t *key,
+    uint32_t hash, ngx_asana_secret_t *secret, time_t interval);
+
+/* The store did not take that time: it is to know in a 60th of the interval. */
+void ngx_asana_cache_forgive(ngx_asana_cache_t *cache, ngx_str_t *key,
+    u_char *id, time_t verified, time_t interval);
+
+/* Forgets the key; NULL: all entries count as old, but keep their counts. */
+void ngx_asana_cache_forget(ngx_asana_cache_t *cache, ngx_str_t *key);
+
+/* The number of keys. */
+ngx_uint_t ngx_asana_cache_entries(ngx_asana_cache_t *cache);
+
+
+#endif /* _NGX_ASANA_CACHE_H_INCLUDED_ */

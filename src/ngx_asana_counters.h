@@ -1,0 +1,71 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+#ifndef _NGX_ASANA_COUNTERS_H_INCLUDED_
+#define _NGX_ASANA_COUNTERS_H_INCLUDED_
+
+
+#include "ngx_asana.h"
+
+
+/*
+ * Numbers in shared memory that all workers change without a lock; all zeroes
+ * at the start.
+ */
+
+/* what is counted, each by a word of its own */
+
+typedef enum {
+    NGX_ASANA_COUNT_HANDSHAKES = 0,
+    NGX_ASANA_COUNT_DELIVERIES,
+    NGX_ASANA_COUNT_DRY_RUNS,
+    NGX_ASANA_COUNT_GATEWAY,
+    NGX_ASANA_COUNTS
+} ngx_asana_count_e;
+
+#define NGX_ASANA_WORDS    24
+#define NGX_ASANA_BUCKETS  14
+#define NGX_ASANA_CREATES  64
+
+
+typedef struct {
+    ngx_atomic_t          count[NGX_ASANA_COUNTS][NGX_ASANA_WORDS];
+    ngx_atomic_t          commit_usec;
+    ngx_atomic_t          commits[NGX_ASANA_BUCKETS + 1];
+    ngx_atomic_t          creates[NGX_ASANA_CREATES];   /* until when */
+} ngx_asana_counters_t;
+
+
+/* a create call in flight; all zeroes if it is not */
+
+typedef struct {
+    ngx_uint_t            slot;
+    ngx_atomic_uint_t     until;
+} ngx_asana_create_t;
+
+
+/* upper bounds of commits[], microseconds; the last one has none */
+extern ngx_uint_t  ngx_asana_counters_bounds[];
+
+
+/* Counts a durable commit that took so many microseconds, in any thread. */
+void ngx_asana_counters_commit(ngx_asana_counters_t *counters, uint64_t usec);
+
+/*
+ * A create call begins, and ends.  Nothing keeps the door of the policy
+ * "gateway" open: neither a worker that died nor a call that was lost, for
+ * each counts for a minute at most.
+ */
+void ngx_asana_counters_create_begin(ngx_asana_counters_t *counters,
+    ngx_asana_create_t *create);
+void ngx_asana_counters_create_end(ngx_asana_counters_t *counters,
+    ngx_asana_create_t *create);
+
+/* Whether any worker of this nginx has a create call in flight. */
+ngx_uint_t ngx_asana_counters_creating(ngx_asana_counters_t *counters);
+
+
+#endif /* _NGX_ASANA_COUNTERS_H_INCLUDED_ */

@@ -1,0 +1,51 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+#include "ngx_asana_task.h"
+
+
+ngx_asana_task_t *
+ngx_asana_task_create(ngx_asana_change_e type, ngx_str_t *key,
+    ngx_log_t *log)
+{
+    ngx_asana_task_t  *task;
+
+    task = ngx_calloc(sizeof(ngx_asana_task_t), log);
+    if (task == NULL) {
+        return NULL;
+    }
+
+    task->change.type = type;
+
+    task->key.len = key->len;
+    task->key.data = task->buf;
+    ngx_memcpy(task->buf, key->data, key->len);
+
+    return task;
+}
+
+
+void
+ngx_asana_task_set_secret(ngx_asana_task_t *task, ngx_str_t *secret)
+{
+    task->change.secret_len = (u_char) secret->len;
+    ngx_memcpy(task->change.secret, secret->data, secret->len);
+}
+
+
+void
+ngx_asana_task_free(ngx_asana_task_t *task)
+{
+    ngx_explicit_memzero(task, sizeof(ngx_asana_task_t));
+    ngx_free(task);
+}
+
+
+void
+ngx_asana_task_detach(ngx_asana_task_t *task)
+{
+    task->handler = NULL;
+}

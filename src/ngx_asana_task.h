@@ -1,0 +1,80 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+#ifndef _NGX_ASANA_TASK_H_INCLUDED_
+#define _NGX_ASANA_TASK_H_INCLUDED_
+
+
+#include "ngx_asana_policy.h"
+#include "ngx_asana_secrets.h"
+
+
+/* what a store is asked for: to change something, or to look a key up */
+
+typedef struct ngx_asana_task_s    ngx_asana_task_t;
+typedef struct ngx_asana_lookup_s  ngx_asana_lookup_t;
+
+/* called once, in the main thread; the task is read only */
+typedef void (*ngx_asana_task_pt)(ngx_asana_task_t *task,
+    ngx_asana_outcome_e outcome);
+
+typedef void (*ngx_asana_lookup_pt)(ngx_asana_lookup_t *lookup);
+
+
+/* a change on its way; memory of its own, for it outlives requests */
+
+struct ngx_asana_task_s {
+    ngx_queue_t             queue;
+    ngx_asana_change_t      change;
+    ngx_asana_outcome_e     outcome;
+    ngx_asana_reason_e      reason;
+    ngx_asana_task_pt       handler;    /* NULL: nobody waits any more */
+    void                   *data;
+    void                   *owner;      /* conf->data of the store */
+    ngx_msec_t              deadline;
+    ngx_str_t               key;        /* empty for CONFIRM */
+    u_char                  buf[NGX_ASANA_MAX_KEY];
+};
+
+
+/* a look-up; it lies in the caller's memory until it is done or cancelled */
+
+struct ngx_asana_lookup_s {
+    ngx_queue_t             queue;
+    ngx_str_t               key;
+    uint32_t                hash;
+    uint64_t                version;    /* of the store, when it was read */
+    ngx_uint_t              fresh;      /* 1: what the store says now */
+    ngx_asana_secrets_t    *secrets;
+    ngx_int_t               rc;         /* NGX_OK, NGX_ERROR */
+    ngx_asana_lookup_pt     complete;   /* after NGX_AGAIN, for the zone */
+    void                   *owner;      /* the zone */
+    ngx_asana_lookup_pt     handler;    /* for who asked */
+    void                   *data;
+};
+
+
+/*
+ * Returns a task of this type, with a copy of the key (at most MAX_KEY bytes),
+ * or NULL if there is no memory.  It belongs to the caller until it is posted.
+ */
+ngx_asana_task_t *ngx_asana_task_create(ngx_asana_change_e type,
+    ngx_str_t *key, ngx_log_t *log);
+
+/* Gives a change its secret, of at most MAX_SECRET bytes, but not its id. */
+void ngx_asana_task_set_secret(ngx_asana_task_t *task, ngx_str_t *secret);
+
+/* Overwrites it and frees it. */
+void ngx_asana_task_free(ngx_asana_task_t *task);
+
+/*
+ * In the main thread: nobody waits for the task any more; it is carried out
+ * all the same.
+ */
+void ngx_asana_task_detach(ngx_asana_task_t *task);
+
+
+#endif /* _NGX_ASANA_TASK_H_INCLUDED_ */

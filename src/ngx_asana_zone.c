@@ -1,0 +1,415 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+/*
+ * The zone has the cache, the counters and the store of a worker.  A look-up
+ * asks the cache, then the store; a change goes to the store, and the cache
+ * forgets what was changed.
+ */
+
+
+#include "ngx_asana_zone.h"
+#include "ngx_asana_cache.h"
+
+
+/* seconds after which a stored time of a delivery is too old */
+#define NGX_ASANA_ZONE_WRITE_BACK  3600
+
+
+/* in shared memory */
+
+typedef struct {
+    ngx_asana_cache_t         *cache;
+    ngx_asana_counters_t       counters;
+    ngx_atomic_t               shared[NGX_ASANA_SHARED];
+} ngx_asana_zone_shctx_t;
+
+
+struct ngx_asana_zone_s {
+    ngx_asana_backend_t       *backend;
+    ngx_asana_backend_conf_t  *conf;
+    ngx_asana_store_t         *store;      /* of this worker */
+    ngx_asana_zone_shctx_t    *sh;
+    ngx_slab_pool_t           *shpool;
+};
+
+
+typedef struct {
+    ngx_asana_zone_t          *zone;
+    ngx_asana_visit_pt         visit;
+    void                      *data;
+} ngx_asana_zone_visit_t;
+
+
+static ngx_int_t ngx_asana_zone_found(ngx_asana_zone_t *zone,
+    ngx_asana_lookup_t *lookup);
+static void ngx_asana_zone_found_handler(ngx_asana_lookup_t *lookup);
+static ngx_int_t ngx_asana_zone_visit(void *data, ngx_str_t *key,
+    ngx_asana_secrets_t *secrets);
+static time_t ngx_asana_zone_interval(ngx_asana_zone_t *zone);
+static void ngx_asana_zone_write_back(ngx_asana_zone_t *zone, ngx_str_t *key,
+    time_t verified, u_char *id);
+static void ngx_asana_zone_done(ngx_asana_task_t *task,
+    ngx_asana_outcome_e outcome);
+static void ngx_asana_zone_committed(void *data, uint64_t usec);
+static void ngx_asana_zone_forget(void *data, ngx_str_t *key);
+
+
+ngx_asana_zone_t *
+ngx_asana_zone_create(ngx_pool_t *pool, ngx_asana_backend_t *backend,
+    ngx_asana_backend_conf_t *conf)
+{
+    ngx_asana_zone_t  *zone;
+
+    zone = ngx_pcalloc(pool, sizeof(ngx_asana_zone_t));
+    if (zone == NULL) {
+        return NULL;
+    }
+
+    zone->backend = backend;
+    zone->conf = conf;
+
+    conf->committed = ngx_asana_zone_committed;
+    conf->forget = ngx_asana_zone_forget;
+    conf->done = ngx_asana_zone_done;
+    conf->data = zone;
+
+    return zone;
+}
+
+
+ngx_int_t
+ngx_asana_zone_init(ngx_asana_zone_t *zone, ngx_shm_zone_t *shm_zone,
+    ngx_asana_zone_t *old, ngx_uint_t resized)
+{
+    size_t                   len;
+    ngx_asana_zone_shctx_t  *sh;
+
+    zone->shpool = (ngx_slab_pool_t *) shm_zone->shm.addr;
+
+    if ((old && !resized) || shm_zone->shm.exists) {
+        zone->sh = zone->shpool->data;
+        zone->conf->shared = zone->sh->shared;
+        return NGX_OK;
+    }
+
+    sh = ngx_slab_calloc(zone->shpool, sizeof(ngx_asana_zone_shctx_t));
+    if (sh == NULL) {
+        return NGX_ERROR;
+    }
+
+    sh->cache = ngx_asana_cache_create(zone->shpool);
+    if (sh->cache == NULL) {
+        return NGX_ERROR;
+    }
+
+    len = sizeof(" in asana_hook_zone \"\"") + shm_zone->shm.name.len;
+
+    zone->shpool->log_ctx = ngx_slab_alloc(zone->shpool, len);
+    if (zone->shpool->log_ctx == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_sprintf(zone->shpool->log_ctx, " in asana_hook_zone \"%V\"%Z",
+                &shm_zone->shm.name);
+
+    /* a full zone is no error: the store has what does not fit */
+    zone->shpool->log_nomem = 0;
+
+    if (old && old->sh) {
+
+        /* secrets are read again, but create calls of before are in flight */
+
+        sh->counters = old->sh->counters;
+    }
+
+    zone->shpool->data = sh;
+    zone->sh = sh;
+    zone->conf->shared = sh->shared;
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_asana_zone_open(ngx_asana_zone_t *zone, ngx_cycle_t *cycle)
+{
+    zone->store = ngx_asana_store_create(zone->backend, zone->conf,
+                                         cycle->log);
+    if (zone->store == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_asana_store_open(zone->store);
+
+    return NGX_OK;
+}
+
+
+void
+ngx_asana_zone_close(ngx_asana_zone_t *zone)
+{
+    if (zone->store) {
+        ngx_asana_store_close(zone->store);
+        zone->store = NULL;
+    }
+}
+
+
+ngx_int_t
+ngx_asana_zone_find(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
+{
+    ngx_int_t  rc;
+
+    if (zone->backend->exact || !lookup->fresh) {
+
+        /* while the store cannot be read, what the cache knows must do */
+
+        rc = ngx_asana_cache_get(zone->sh->cache, lookup,
+                                 ngx_asana_store_version(zone->store));
+
+        if (rc == NGX_OK) {
+            ngx_asana_secrets_settle(lookup->secrets, ngx_time(),
+                                     zone->conf->limits.pending);
+
+            return lookup->secrets->n ? NGX_OK : NGX_DECLINED;
+        }
+
+        if (rc == NGX_ERROR) {
+            return NGX_ERROR;
+        }
+    }
+
+    lookup->complete = ngx_asana_zone_found_handler;
+    lookup->owner = zone;
+
+    lookup->rc = ngx_asana_store_find(zone->store, lookup);
+
+    return (lookup->rc == NGX_OK) ? ngx_asana_zone_found(zone, lookup)
+                                  : lookup->rc;
+}
+
+
+void
+ngx_asana_zone_cancel(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
+{
+    ngx_asana_store_cancel(zone->store, lookup);
+}
+
+
+static void
+ngx_asana_zone_found_handler(ngx_asana_lookup_t *lookup)
+{
+    if (lookup->rc == NGX_OK) {
+        lookup->rc = ngx_asana_zone_found(lookup->owner, lookup);
+    }
+
+    lookup->handler(lookup);
+}
+
+
+static ngx_int_t
+ngx_asana_zone_found(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
+{
+    /* a commit that is under way has moved on, and its sync may take long */
+
+    ngx_asana_cache_put(zone->sh->cache, lookup,
+                        ngx_asana_zone_moved(zone, lookup->version));
+
+    if (ngx_asana_secrets_settle(lookup->secrets, ngx_time(),
+                                 zone->conf->limits.pending))
+    {
+        /* times of a clock that was ahead are to be corrected */
+
+        ngx_asana_zone_write_back(zone, &lookup->key, 0, NULL);
+    }
+
+    return lookup->secrets->n ? NGX_OK : NGX_DECLINED;
+}
+
+
+ngx_uint_t
+ngx_asana_zone_exact(ngx_asana_zone_t *zone)
+{
+    return zone->backend->exact;
+}
+
+
+ngx_uint_t
+ngx_asana_zone_moved(ngx_asana_zone_t *zone, uint64_t version)
+{
+    uint64_t  now;
+
+    now = ngx_asana_store_version(zone->store);
+
+    return now && now != version;
+}
+
+
+ngx_int_t
+ngx_asana_zone_list(ngx_asana_zone_t *zone, ngx_str_t *after,
+    ngx_asana_visit_pt visit, void *data)
+{
+    ngx_asana_zone_visit_t  v;
+
+    v.zone = zone;
+    v.visit = visit;
+    v.data = data;
+
+    return ngx_asana_store_list(zone->store, after, ngx_asana_zone_visit, &v);
+}
+
+
+static ngx_int_t
+ngx_asana_zone_visit(void *data, ngx_str_t *key, ngx_asana_secrets_t *secrets)
+{
+    ngx_asana_zone_visit_t *v = data;
+
+    ngx_asana_secrets_settle(secrets, ngx_time(),
+                             v->zone->conf->limits.pending);
+
+    if (secrets->n == 0) {
+        return NGX_OK;
+    }
+
+    ngx_asana_cache_merge(v->zone->sh->cache, key, secrets);
+
+    return v->visit(v->data, key, secrets);
+}
+
+
+ngx_int_t
+ngx_asana_zone_stat(ngx_asana_zone_t *zone, ngx_asana_stat_t *stat)
+{
+    return ngx_asana_store_stat(zone->store, stat);
+}
+
+
+/*
+ * The time is written back at the first delivery, for it proves the secret,
+ * and then often enough that a restart does not take an active secret for an
+ * inactive one.
+ */
+
+void
+ngx_asana_zone_note(ngx_asana_zone_t *zone, ngx_str_t *key, uint32_t hash,
+    ngx_asana_secret_t *secret)
+{
+    if (ngx_asana_cache_note(zone->sh->cache, key, hash, secret,
+                             ngx_asana_zone_interval(zone)))
+    {
+        ngx_asana_zone_write_back(zone, key, ngx_time(), secret->id);
+    }
+}
+
+
+static time_t
+ngx_asana_zone_interval(ngx_asana_zone_t *zone)
+{
+    return ngx_min(NGX_ASANA_ZONE_WRITE_BACK, zone->conf->limits.inactive / 2);
+}
+
+
+static void
+ngx_asana_zone_write_back(ngx_asana_zone_t *zone, ngx_str_t *key,
+    time_t verified, u_char *id)
+{
+    ngx_asana_task_t  *task;
+
+    task = ngx_asana_task_create(NGX_ASANA_NOTE, key, ngx_cycle->log);
+    if (task == NULL) {
+        return;
+    }
+
+    task->change.verified = verified;
+
+    if (id) {
+        ngx_memcpy(task->change.id, id, NGX_ASANA_ID_LEN);
+    }
+
+    (void) ngx_asana_store_post(zone->store, task);
+}
+
+
+ngx_int_t
+ngx_asana_zone_post(ngx_asana_zone_t *zone, ngx_asana_task_t *task)
+{
+    return ngx_asana_store_post(zone->store, task);
+}
+
+
+/*
+ * What was changed is forgotten before anybody hears of it: while the store
+ * cannot be read, a revoked secret must not live on in the cache.  A time that
+ * the store did not take is claimed again soon, or a secret that has verified
+ * a delivery would pass for one that never did.
+ */
+
+static void
+ngx_asana_zone_done(ngx_asana_task_t *task, ngx_asana_outcome_e outcome)
+{
+    ngx_asana_zone_t  *zone;
+
+    zone = task->owner;
+
+    if (task->change.type != NGX_ASANA_NOTE) {
+
+        if (outcome >= NGX_ASANA_CHANGED) {
+            ngx_asana_cache_forget(zone->sh->cache, &task->key);
+        }
+
+    } else if (outcome <= NGX_ASANA_FULL) {
+        ngx_asana_cache_forgive(zone->sh->cache, &task->key, task->change.id,
+                                task->change.verified,
+                                ngx_asana_zone_interval(zone));
+    }
+}
+
+
+static void
+ngx_asana_zone_forget(void *data, ngx_str_t *key)
+{
+    ngx_asana_zone_t *zone = data;
+
+    ngx_asana_cache_forget(zone->sh->cache, key);
+}
+
+
+static void
+ngx_asana_zone_committed(void *data, uint64_t usec)
+{
+    ngx_asana_zone_t *zone = data;
+
+    ngx_asana_counters_commit(&zone->sh->counters, usec);
+}
+
+
+ngx_asana_counters_t *
+ngx_asana_zone_counters(ngx_asana_zone_t *zone)
+{
+    return &zone->sh->counters;
+}
+
+
+const char *
+ngx_asana_zone_backend(ngx_asana_zone_t *zone)
+{
+    return zone->backend->name;
+}
+
+
+void
+ngx_asana_zone_usage(ngx_asana_zone_t *zone, ngx_asana_zone_usage_t *usage)
+{
+    usage->entries = ngx_asana_cache_entries(zone->sh->cache);
+    usage->size = zone->shpool->end - (u_char *) zone->shpool;
+
+    ngx_shmtx_lock(&zone->shpool->mutex);
+
+    usage->used = usage->size - zone->shpool->pfree * ngx_pagesize;
+
+    ngx_shmtx_unlock(&zone->shpool->mutex);
+}

@@ -1,0 +1,469 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+/*
+ * A batch is one transaction.  If it does not fit into the map, each task gets
+ * one of its own, so that none pays for another:
+ *
+ *     batch     all in one        -> no room for what is added: drop, again
+ *                                 -> MDB_MAP_FULL:
+ *     alone     one by one        -> MDB_MAP_FULL: what adds is refused, for
+ *                                    what does not the map grows, and those
+ *                                    without an outcome are tried again
+ */
+
+
+#include "ngx_asana_lmdb_write.h"
+#include "ngx_asana_lmdb_room.h"
+#include "ngx_asana_lmdb_v1.h"
+
+
+typedef struct {
+    ngx_asana_lmdb_env_t      *e;
+    ngx_asana_lmdb_records_t   recs;
+    ngx_queue_t               *batch;
+    ngx_uint_t                 roomed;    /* all was dropped that can be */
+    ngx_uint_t                 refused;   /* for there is no room */
+    ngx_log_t                 *log;
+} ngx_asana_lmdb_write_t;
+
+
+static void ngx_asana_lmdb_write_fail(ngx_queue_t *batch);
+static int ngx_asana_lmdb_write_batch(ngx_asana_lmdb_write_t *w,
+    size_t *need);
+static int ngx_asana_lmdb_write_begin(ngx_asana_lmdb_write_t *w);
+static int ngx_asana_lmdb_write_commit(ngx_asana_lmdb_write_t *w);
+static int ngx_asana_lmdb_write_room(ngx_asana_lmdb_write_t *w, size_t need);
+static int ngx_asana_lmdb_write_task(ngx_asana_lmdb_write_t *w,
+    ngx_asana_task_t *task);
+static int ngx_asana_lmdb_write_confirm(ngx_asana_lmdb_write_t *w,
+    ngx_asana_task_t *task);
+static int ngx_asana_lmdb_write_key(ngx_asana_lmdb_write_t *w, MDB_val *key,
+    ngx_asana_task_t *task);
+static ngx_uint_t ngx_asana_lmdb_write_adds(ngx_asana_task_t *task);
+
+
+int
+ngx_asana_lmdb_write(ngx_asana_lmdb_env_t *e, ngx_queue_t *batch,
+    ngx_log_t *log)
+{
+    int                     dead, err;
+    size_t                  need;
+    MDB_txn                *txn;
+    MDB_envinfo             info;
+    ngx_asana_lmdb_write_t  w;
+
+    ngx_memzero(&w, sizeof(ngx_asana_lmdb_write_t));
+
+    w.e = e;
+    w.batch = batch;
+    w.log = log;
+
+    if (e->checked != ngx_time()
+        && mdb_env_info(e->env, &info) == 0
+        && info.me_last_pgno >= e->max_pages)
+    {
+        /* readers that died hold on to pages */
+
+        e->checked = ngx_time();
+        (void) mdb_reader_check(e->env, &dead);
+    }
+
+    err = ngx_asana_lmdb_write_batch(&w, &need);
+
+    if (err == NGX_BUSY) {
+        w.roomed = 1;
+        err = ngx_asana_lmdb_write_room(&w, need);
+
+        if (err == 0) {
+            err = ngx_asana_lmdb_write_batch(&w, &need);
+        }
+    }
+
+    if (err == MDB_MAP_FULL
+        && mdb_reader_check(e->env, &dead) == 0
+        && dead)
+    {
+        err = ngx_asana_lmdb_write_batch(&w, &need);
+    }
+
+    if (err == MDB_MAP_FULL && !e->closed) {
+
+        /* readers hold on to what was freed: only what adds nothing goes on */
+
+        e->closed = 1;
+        err = ngx_asana_lmdb_write_batch(&w, &need);
+    }
+
+    if (err) {
+        ngx_asana_lmdb_write_fail(batch);
+
+    } else {
+        e->closed = 0;
+    }
+
+    if (w.refused) {
+        (void) ngx_asana_lmdb_error(&e->errors, log, "takes no more",
+                                    MDB_MAP_FULL);
+    }
+
+    if (err == 0 || err == MDB_MAP_FULL || err == MDB_MAP_RESIZED) {
+        return err;
+    }
+
+    (void) ngx_asana_lmdb_error(&e->errors, log, "cannot be written", err);
+
+    /* LMDB refuses all use of an environment after some failures */
+
+    txn = NULL;
+    err = mdb_txn_begin(e->env, NULL, MDB_RDONLY, &txn);
+
+    if (err == 0) {
+        mdb_txn_abort(txn);
+    }
+
+    return (err == MDB_PANIC) ? MDB_PANIC : 0;
+}
+
+
+static void
+ngx_asana_lmdb_write_fail(ngx_queue_t *batch)
+{
+    ngx_queue_t       *q;
+    ngx_asana_task_t  *task;
+
+    for (q = ngx_queue_head(batch);
+         q != ngx_queue_sentinel(batch);
+         q = ngx_queue_next(q))
+    {
+        task = ngx_queue_data(q, ngx_asana_task_t, queue);
+
+        task->outcome = NGX_ASANA_FAILED;
+    }
+}
+
+
+/* NGX_BUSY: room for "need" pages is to be made before */
+
+static int
+ngx_asana_lmdb_write_batch(ngx_asana_lmdb_write_t *w, size_t *need)
+{
+    int                err;
+    ngx_uint_t         adds;
+    ngx_queue_t       *q;
+    ngx_asana_task_t  *task;
+
+    adds = 0;
+
+    err = ngx_asana_lmdb_write_begin(w);
+    if (err) {
+        return err;
+    }
+
+    for (q = ngx_queue_head(w->batch);
+         q != ngx_queue_sentinel(w->batch);
+         q = ngx_queue_next(q))
+    {
+        task = ngx_queue_data(q, ngx_asana_task_t, queue);
+        if (ngx_asana_lmdb_write_adds(task)) {
+
+            if (w->e->closed && w->e->dbs.format != 1) {
+                task->outcome = NGX_ASANA_FULL;
+                w->refused = 1;
+                continue;
+            }
+
+            adds++;
+        }
+
+        /* after NGX_BUSY they only count for the room that is needed */
+
+        if (err == 0) {
+            err = ngx_asana_lmdb_write_task(w, task);
+        }
+
+        if (err && err != NGX_BUSY) {
+            break;
+        }
+    }
+
+    if (err) {
+        mdb_txn_abort(w->recs.txn);
+
+        /* secrets of a usual length: a page takes a good twenty of them */
+
+        *need = 2 + adds / 16;
+
+        return err;
+    }
+
+    return ngx_asana_lmdb_write_commit(w);
+}
+
+
+/* also opens the databases, makes or converts them */
+
+static int
+ngx_asana_lmdb_write_begin(ngx_asana_lmdb_write_t *w)
+{
+    int                        err;
+    uint32_t                   format;
+    MDB_envinfo                info;
+    ngx_asana_lmdb_records_t  *recs;
+
+    recs = &w->recs;
+
+    ngx_memzero(recs, sizeof(ngx_asana_lmdb_records_t));
+
+    recs->dbs = w->e->dbs;
+    recs->now = ngx_time();
+
+    err = mdb_txn_begin(w->e->env, NULL, 0, &recs->txn);
+    if (err) {
+        return err;
+    }
+
+    format = 0;
+
+    /* a lock file that is new to LMDB, but not to the data */
+
+    err = mdb_env_info(w->e->env, &info);
+
+    if (err == 0 && info.me_last_txnid + 1 != mdb_txn_id(recs->txn)) {
+        err = MDB_BAD_TXN;
+    }
+
+    if (err == 0) {
+        err = ngx_asana_lmdb_records_format(recs, &format);
+    }
+
+    if (err == NGX_AGAIN || (err == 0 && format == 0)) {
+        err = ngx_asana_lmdb_records_open(recs, MDB_CREATE);
+    }
+
+    if (err == 0 && recs->dbs.format < NGX_ASANA_LMDB_FORMAT) {
+        err = ngx_asana_lmdb_v1_convert(recs);
+    }
+
+    if (err) {
+        mdb_txn_abort(recs->txn);
+    }
+
+    return err;
+}
+
+
+static int
+ngx_asana_lmdb_write_commit(ngx_asana_lmdb_write_t *w)
+{
+    int                    err;
+    uint64_t               usec;
+    struct timespec        start, end;
+    ngx_asana_lmdb_env_t  *e;
+
+    e = w->e;
+
+    (void) clock_gettime(CLOCK_MONOTONIC, &start);
+
+    err = mdb_txn_commit(w->recs.txn);
+
+    if (err) {
+        return err;
+    }
+
+    e->dbs = w->recs.dbs;
+
+    if (w->recs.dirty) {
+        (void) clock_gettime(CLOCK_MONOTONIC, &end);
+
+        usec = (uint64_t) (end.tv_sec - start.tv_sec) * 1000000
+               + end.tv_nsec / 1000 - start.tv_nsec / 1000;
+
+        e->conf->committed(e->conf->data, usec);
+    }
+
+    return 0;
+}
+
+
+static int
+ngx_asana_lmdb_write_room(ngx_asana_lmdb_write_t *w, size_t need)
+{
+    int         err;
+    ngx_uint_t  dropped;
+
+    err = ngx_asana_lmdb_write_begin(w);
+    if (err) {
+        return err;
+    }
+
+    err = ngx_asana_lmdb_room_make(w->e, &w->recs, need, &dropped);
+
+    if (err) {
+        mdb_txn_abort(w->recs.txn);
+        return err;
+    }
+
+    err = ngx_asana_lmdb_write_commit(w);
+
+    if (err == 0 && dropped) {
+        ngx_log_error(NGX_LOG_WARN, w->log, 0,
+                      "asana_hook: store \"%V\" is full, %ui secrets that "
+                      "verify no deliveries were dropped; raise \"max_size\" "
+                      "of the zone", &w->e->conf->state, dropped);
+    }
+
+    return err;
+}
+
+
+static int
+ngx_asana_lmdb_write_task(ngx_asana_lmdb_write_t *w, ngx_asana_task_t *task)
+{
+    int      err;
+    MDB_val  key;
+
+    if (task->change.type == NGX_ASANA_CONFIRM) {
+        return ngx_asana_lmdb_write_confirm(w, task);
+    }
+
+    if (task->change.type == NGX_ASANA_HANDSHAKE) {
+        err = ngx_asana_lmdb_room_expire(w->e, &w->recs);
+        if (err) {
+            return err;
+        }
+    }
+
+    key.mv_size = task->key.len;
+    key.mv_data = task->key.data;
+
+    err = ngx_asana_lmdb_write_key(w, &key, task);
+
+    if (err == 0 && task->outcome == NGX_ASANA_ADDED) {
+        err = ngx_asana_lmdb_room_bound(w->e, &w->recs);
+    }
+
+    return err;
+}
+
+
+/*
+ * Only Asana and the receiver of the handshake know the secret: it is
+ * confirmed under whatever key it came.  Of several keys one that refuses it
+ * is what the application is to hear of.
+ */
+
+static int
+ngx_asana_lmdb_write_confirm(ngx_asana_lmdb_write_t *w,
+    ngx_asana_task_t *task)
+{
+    int                  err;
+    u_char               buf[NGX_ASANA_MAX_KEY];
+    MDB_val              key;
+    ngx_asana_outcome_e  best;
+
+    best = NGX_ASANA_ABSENT;
+
+    key.mv_size = 0;
+    key.mv_data = buf;
+
+    for ( ;; ) {
+
+        err = ngx_asana_lmdb_records_next(&w->recs, task->change.id, &key);
+
+        if (err == 0) {
+            err = ngx_asana_lmdb_write_key(w, &key, task);
+        }
+
+        if (err) {
+            break;
+        }
+
+        if (task->outcome == NGX_ASANA_REFUSED) {
+            task->key.len = key.mv_size;
+            ngx_memcpy(task->buf, buf, key.mv_size);
+
+            best = NGX_ASANA_REFUSED;
+
+        } else if (best != NGX_ASANA_REFUSED) {
+            best = ngx_max(best, task->outcome);
+        }
+    }
+
+    if (err != MDB_NOTFOUND) {
+        return err;
+    }
+
+    task->outcome = best;
+
+    return 0;
+}
+
+
+/* get, decode, decide, encode, put */
+
+static int
+ngx_asana_lmdb_write_key(ngx_asana_lmdb_write_t *w, MDB_val *key,
+    ngx_asana_task_t *task)
+{
+    int                        err;
+    uint64_t                   buf[2][512];
+    ngx_asana_secrets_t        old, secrets;
+    ngx_asana_lmdb_records_t  *recs;
+
+    recs = &w->recs;
+
+    ngx_asana_secrets_init(&old, (u_char *) buf[0], sizeof(buf[0]));
+    ngx_asana_secrets_init(&secrets, (u_char *) buf[1], sizeof(buf[1]));
+
+    task->outcome = NGX_ASANA_FAILED;
+
+    err = ngx_asana_lmdb_records_get(recs, key, &old);
+
+    if (err == 0) {
+        err = ngx_asana_lmdb_records_get(recs, key, &secrets);
+    }
+
+    if (err == 0 || err == MDB_NOTFOUND) {
+        task->outcome = ngx_asana_policy_decide(&secrets, &task->change,
+                                                recs->now,
+                                                &w->e->conf->limits,
+                                                &task->reason);
+        err = 0;
+
+        if (task->outcome == NGX_ASANA_ADDED) {
+            err = ngx_asana_lmdb_room_full(w->e, recs, 0);
+
+            if (err == MDB_MAP_FULL) {
+                err = w->roomed ? 0 : NGX_BUSY;
+
+                task->outcome = NGX_ASANA_FULL;
+                w->refused |= w->roomed;
+            }
+        }
+
+        if (err == 0 && task->outcome >= NGX_ASANA_CHANGED) {
+            err = ngx_asana_lmdb_records_put(recs, key, &old, &secrets);
+        }
+
+    } else if (err == NGX_DECLINED) {
+        ngx_asana_lmdb_error_damaged(&w->e->errors, w->log, key);
+        err = 0;
+    }
+
+    ngx_asana_secrets_wipe(&old);
+    ngx_asana_secrets_wipe(&secrets);
+
+    return err;
+}
+
+
+static ngx_uint_t
+ngx_asana_lmdb_write_adds(ngx_asana_task_t *task)
+{
+    return task->change.type == NGX_ASANA_HANDSHAKE
+           || task->change.type == NGX_ASANA_PUT;
+}

@@ -1,0 +1,233 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+/*
+ * A store whose look-ups are answered later, as those of a network are: LMDB
+ * behind a timer.  They wait for up to five milliseconds, and come in any
+ * order.  While the store's directory has a file "unknown", they fail.
+ *
+ * It does not say that it is exact, so that no bad verdict may be given before
+ * the store was asked once more.  For "make late", which puts it into the place
+ * of ngx_asana_lmdb.
+ */
+
+
+#include "ngx_asana_lmdb.h"
+
+#include <ngx_event.h>
+
+
+#define LATE  5   /* milliseconds */
+
+
+typedef struct {
+    void                      *data;      /* of LMDB */
+    ngx_asana_backend_conf_t  *conf;
+    ngx_queue_t                lookups;
+    ngx_event_t                timer;
+} late_t;
+
+
+static void *late_create(ngx_asana_backend_conf_t *conf, ngx_log_t *log);
+static ngx_int_t late_open(void *backend, ngx_log_t *log);
+static void late_close(void *backend);
+static uint64_t late_version(void *backend);
+static ngx_int_t late_find(void *backend, ngx_asana_lookup_t *lookup,
+    ngx_log_t *log);
+static void late_cancel(void *backend, ngx_asana_lookup_t *lookup);
+static void late_answer(ngx_event_t *ev);
+static ngx_uint_t late_unknown(late_t *late);
+static void late_change(void *backend, ngx_queue_t *batch, ngx_log_t *log);
+static ngx_int_t late_adopt(void *backend, ngx_log_t *log);
+static ngx_int_t late_list(void *backend, ngx_str_t *after,
+    ngx_asana_visit_pt visit, void *data, ngx_log_t *log);
+static ngx_int_t late_stat(void *backend, ngx_asana_stat_t *stat,
+    ngx_log_t *log);
+
+
+ngx_asana_backend_t  ngx_asana_late = {
+    "lmdb",
+    0,
+    late_create,
+    late_open,
+    late_close,
+    late_version,
+    late_find,
+    late_cancel,
+    late_change,
+    late_adopt,
+    late_list,
+    late_stat
+};
+
+
+static void *
+late_create(ngx_asana_backend_conf_t *conf, ngx_log_t *log)
+{
+    late_t  *late;
+
+    late = ngx_calloc(sizeof(late_t), log);
+    if (late == NULL) {
+        return NULL;
+    }
+
+    late->data = ngx_asana_lmdb.create(conf, log);
+    late->conf = conf;
+
+    ngx_queue_init(&late->lookups);
+
+    late->timer.data = late;
+    late->timer.handler = late_answer;
+    late->timer.log = log;
+
+    return late;
+}
+
+
+static ngx_int_t
+late_open(void *backend, ngx_log_t *log)
+{
+    late_t *late = backend;
+
+    return ngx_asana_lmdb.open(late->data, log);
+}
+
+
+static void
+late_close(void *backend)
+{
+    late_t *late = backend;
+
+    if (late->timer.timer_set) {
+        ngx_del_timer(&late->timer);
+    }
+
+    ngx_asana_lmdb.close(late->data);
+
+    ngx_free(late);
+}
+
+
+static uint64_t
+late_version(void *backend)
+{
+    late_t *late = backend;
+
+    return ngx_asana_lmdb.version(late->data);
+}
+
+
+static ngx_int_t
+late_find(void *backend, ngx_asana_lookup_t *lookup, ngx_log_t *log)
+{
+    late_t *late = backend;
+
+    if (late_version(late) == 0) {
+
+        /* the store is to hear that it must be opened */
+
+        return ngx_asana_lmdb.find(late->data, lookup, log);
+    }
+
+    if (ngx_random() % 2) {
+        ngx_queue_insert_head(&late->lookups, &lookup->queue);
+
+    } else {
+        ngx_queue_insert_tail(&late->lookups, &lookup->queue);
+    }
+
+    if (!late->timer.timer_set) {
+        ngx_add_timer(&late->timer, 1 + ngx_random() % LATE);
+    }
+
+    return NGX_AGAIN;
+}
+
+
+static void
+late_cancel(void *backend, ngx_asana_lookup_t *lookup)
+{
+    ngx_queue_remove(&lookup->queue);
+}
+
+
+static void
+late_answer(ngx_event_t *ev)
+{
+    late_t *late = ev->data;
+
+    ngx_queue_t         *q;
+    ngx_asana_lookup_t  *lookup;
+
+    q = ngx_queue_head(&late->lookups);
+
+    if (q != ngx_queue_sentinel(&late->lookups)) {
+        ngx_queue_remove(q);
+
+        lookup = ngx_queue_data(q, ngx_asana_lookup_t, queue);
+
+        lookup->rc = late_unknown(late)
+                     ? NGX_ERROR
+                     : ngx_asana_lmdb.find(late->data, lookup, ev->log);
+
+        lookup->complete(lookup);
+    }
+
+    /* the others later still, so that some are cancelled meanwhile */
+
+    if (!ngx_queue_empty(&late->lookups) && !ev->timer_set) {
+        ngx_add_timer(ev, ngx_random() % 2);
+    }
+}
+
+
+static ngx_uint_t
+late_unknown(late_t *late)
+{
+    u_char  name[NGX_MAX_PATH];
+
+    (void) ngx_snprintf(name, NGX_MAX_PATH, "%V/unknown%Z",
+                        &late->conf->state);
+
+    return access((char *) name, F_OK) == 0;
+}
+
+
+static void
+late_change(void *backend, ngx_queue_t *batch, ngx_log_t *log)
+{
+    late_t *late = backend;
+
+    ngx_asana_lmdb.change(late->data, batch, log);
+}
+
+
+static ngx_int_t
+late_adopt(void *backend, ngx_log_t *log)
+{
+    late_t *late = backend;
+
+    return ngx_asana_lmdb.adopt(late->data, log);
+}
+
+
+static ngx_int_t
+late_list(void *backend, ngx_str_t *after, ngx_asana_visit_pt visit,
+    void *data, ngx_log_t *log)
+{
+    late_t *late = backend;
+
+    return ngx_asana_lmdb.list(late->data, after, visit, data, log);
+}
+
+
+static ngx_int_t
+late_stat(void *backend, ngx_asana_stat_t *stat, ngx_log_t *log)
+{
+    late_t *late = backend;
+
+    return ngx_asana_lmdb.stat(late->data, stat, log);
+}
