@@ -49,7 +49,6 @@ struct ngx_asana_store_s {
 };
 
 
-static void ngx_asana_store_prepare(ngx_asana_store_t *store);
 static ngx_int_t ngx_asana_store_start(ngx_asana_store_t *store);
 static ngx_int_t ngx_asana_store_run(ngx_asana_store_t *store);
 static void ngx_asana_store_job(void *data);
@@ -185,19 +184,18 @@ ngx_asana_store_find(ngx_asana_store_t *store, ngx_asana_lookup_t *lookup)
 
 
 void
-ngx_asana_store_cancel(ngx_asana_store_t *store, ngx_asana_lookup_t *lookup)
+ngx_asana_store_cancel(ngx_asana_store_t *store, ngx_queue_t *q)
 {
-    store->backend->cancel(store->data, lookup);
+    store->backend->cancel(store->data, q);
 }
 
 
 ngx_int_t
-ngx_asana_store_list(ngx_asana_store_t *store, ngx_str_t *after,
-    ngx_asana_visit_pt visit, void *data)
+ngx_asana_store_list(ngx_asana_store_t *store, ngx_asana_listing_t *listing)
 {
     ngx_int_t  rc;
 
-    rc = store->backend->list(store->data, after, visit, data, ngx_cycle->log);
+    rc = store->backend->list(store->data, listing, ngx_cycle->log);
 
     if (rc == NGX_ERROR) {
         ngx_asana_store_prepare(store);
@@ -224,9 +222,7 @@ ngx_asana_store_stat(ngx_asana_store_t *store, ngx_asana_stat_t *stat)
 }
 
 
-/* what cannot be read may need to be opened, once a second at most */
-
-static void
+void
 ngx_asana_store_prepare(ngx_asana_store_t *store)
 {
     if (store->busy

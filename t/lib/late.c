@@ -7,11 +7,16 @@
 /*
  * A store whose look-ups are answered later, as those of a network are: LMDB
  * behind a timer.  They wait for up to five milliseconds, and come in any
- * order.  While the store's directory has a file "unknown", they fail.
+ * order, some with what the store said at once and some with what it says then.
  *
  * It does not say that it is exact, so that no bad verdict may be given before
- * the store was asked once more.  For "make late", which puts it into the place
- * of ngx_asana_lmdb.
+ * the store was asked once more.  Files in the store's directory change it:
+ *
+ *     unknown    look-ups fail
+ *     hold       no look-up is answered
+ *     one        all versions of the store are the same one
+ *
+ * For "make late", which puts it into the place of ngx_asana_lmdb.
  */
 
 
@@ -28,6 +33,8 @@ typedef struct {
     ngx_asana_backend_conf_t  *conf;
     ngx_queue_t                lookups;
     ngx_event_t                timer;
+    ngx_queue_t                listings;
+    ngx_event_t                slower;
 } late_t;
 
 
@@ -37,13 +44,15 @@ static void late_close(void *backend);
 static uint64_t late_version(void *backend);
 static ngx_int_t late_find(void *backend, ngx_asana_lookup_t *lookup,
     ngx_log_t *log);
-static void late_cancel(void *backend, ngx_asana_lookup_t *lookup);
+static void late_cancel(void *backend, ngx_queue_t *q);
 static void late_answer(ngx_event_t *ev);
-static ngx_uint_t late_unknown(late_t *late);
+static ngx_int_t late_read(late_t *late, ngx_asana_lookup_t *lookup);
+static ngx_uint_t late_file(late_t *late, const char *name);
 static void late_change(void *backend, ngx_queue_t *batch, ngx_log_t *log);
 static ngx_int_t late_adopt(void *backend, ngx_log_t *log);
-static ngx_int_t late_list(void *backend, ngx_str_t *after,
-    ngx_asana_visit_pt visit, void *data, ngx_log_t *log);
+static ngx_int_t late_list(void *backend, ngx_asana_listing_t *listing,
+    ngx_log_t *log);
+static void late_listed(ngx_event_t *ev);
 static ngx_int_t late_stat(void *backend, ngx_asana_stat_t *stat,
     ngx_log_t *log);
 
@@ -51,6 +60,7 @@ static ngx_int_t late_stat(void *backend, ngx_asana_stat_t *stat,
 ngx_asana_backend_t  ngx_asana_late = {
     "lmdb",
     0,
+    NULL,
     late_create,
     late_open,
     late_close,
@@ -83,6 +93,12 @@ late_create(ngx_asana_backend_conf_t *conf, ngx_log_t *log)
     late->timer.handler = late_answer;
     late->timer.log = log;
 
+    ngx_queue_init(&late->listings);
+
+    late->slower.data = late;
+    late->slower.handler = late_listed;
+    late->slower.log = log;
+
     return late;
 }
 
@@ -105,6 +121,10 @@ late_close(void *backend)
         ngx_del_timer(&late->timer);
     }
 
+    if (late->slower.timer_set) {
+        ngx_del_timer(&late->slower);
+    }
+
     ngx_asana_lmdb.close(late->data);
 
     ngx_free(late);
@@ -116,7 +136,11 @@ late_version(void *backend)
 {
     late_t *late = backend;
 
-    return ngx_asana_lmdb.version(late->data);
+    uint64_t  version;
+
+    version = ngx_asana_lmdb.version(late->data);
+
+    return (version && late_file(late, "one")) ? 1 : version;
 }
 
 
@@ -125,11 +149,12 @@ late_find(void *backend, ngx_asana_lookup_t *lookup, ngx_log_t *log)
 {
     late_t *late = backend;
 
-    if (late_version(late) == 0) {
+    /* a version says that it was read */
 
-        /* the store is to hear that it must be opened */
+    lookup->version = 0;
 
-        return ngx_asana_lmdb.find(late->data, lookup, log);
+    if (ngx_random() % 2) {
+        (void) late_read(late, lookup);
     }
 
     if (ngx_random() % 2) {
@@ -148,9 +173,9 @@ late_find(void *backend, ngx_asana_lookup_t *lookup, ngx_log_t *log)
 
 
 static void
-late_cancel(void *backend, ngx_asana_lookup_t *lookup)
+late_cancel(void *backend, ngx_queue_t *q)
 {
-    ngx_queue_remove(&lookup->queue);
+    ngx_queue_remove(q);
 }
 
 
@@ -164,14 +189,12 @@ late_answer(ngx_event_t *ev)
 
     q = ngx_queue_head(&late->lookups);
 
-    if (q != ngx_queue_sentinel(&late->lookups)) {
+    if (q != ngx_queue_sentinel(&late->lookups) && !late_file(late, "hold")) {
         ngx_queue_remove(q);
 
         lookup = ngx_queue_data(q, ngx_asana_lookup_t, queue);
 
-        lookup->rc = late_unknown(late)
-                     ? NGX_ERROR
-                     : ngx_asana_lmdb.find(late->data, lookup, ev->log);
+        lookup->rc = lookup->version ? NGX_OK : late_read(late, lookup);
 
         lookup->complete(lookup);
     }
@@ -184,15 +207,37 @@ late_answer(ngx_event_t *ev)
 }
 
 
-static ngx_uint_t
-late_unknown(late_t *late)
+static ngx_int_t
+late_read(late_t *late, ngx_asana_lookup_t *lookup)
 {
-    u_char  name[NGX_MAX_PATH];
+    ngx_int_t  rc;
 
-    (void) ngx_snprintf(name, NGX_MAX_PATH, "%V/unknown%Z",
-                        &late->conf->state);
+    if (late_file(late, "unknown")) {
+        return NGX_ERROR;
+    }
 
-    return access((char *) name, F_OK) == 0;
+    rc = ngx_asana_lmdb.find(late->data, lookup, ngx_cycle->log);
+
+    if (rc != NGX_OK) {
+        lookup->version = 0;
+
+    } else if (late_file(late, "one")) {
+        lookup->version = 1;
+    }
+
+    return rc;
+}
+
+
+static ngx_uint_t
+late_file(late_t *late, const char *name)
+{
+    u_char  path[NGX_MAX_PATH];
+
+    (void) ngx_snprintf(path, NGX_MAX_PATH, "%V/%s%Z", &late->conf->state,
+                        name);
+
+    return access((char *) path, F_OK) == 0;
 }
 
 
@@ -215,12 +260,44 @@ late_adopt(void *backend, ngx_log_t *log)
 
 
 static ngx_int_t
-late_list(void *backend, ngx_str_t *after, ngx_asana_visit_pt visit,
-    void *data, ngx_log_t *log)
+late_list(void *backend, ngx_asana_listing_t *listing, ngx_log_t *log)
 {
     late_t *late = backend;
 
-    return ngx_asana_lmdb.list(late->data, after, visit, data, log);
+    if (late_version(late) == 0) {
+        return ngx_asana_lmdb.list(late->data, listing, log);
+    }
+
+    ngx_queue_insert_tail(&late->listings, &listing->queue);
+
+    if (!late->slower.timer_set) {
+        ngx_add_timer(&late->slower, LATE);
+    }
+
+    return NGX_AGAIN;
+}
+
+
+static void
+late_listed(ngx_event_t *ev)
+{
+    late_t *late = ev->data;
+
+    ngx_queue_t          *q;
+    ngx_asana_listing_t  *listing;
+
+    while (!ngx_queue_empty(&late->listings)) {
+        q = ngx_queue_head(&late->listings);
+        ngx_queue_remove(q);
+
+        listing = ngx_queue_data(q, ngx_asana_listing_t, queue);
+
+        listing->rc = late_file(late, "unknown")
+                      ? NGX_ERROR
+                      : ngx_asana_lmdb.list(late->data, listing, ev->log);
+
+        listing->complete(listing);
+    }
 }
 
 
