@@ -49,7 +49,6 @@ struct ngx_asana_store_s {
 };
 
 
-static void ngx_asana_store_prepare(ngx_asana_store_t *store);
 static ngx_int_t ngx_asana_store_start(ngx_asana_store_t *store);
 static ngx_int_t ngx_asana_store_run(ngx_asana_store_t *store);
 static void ngx_asana_store_job(void *data);
@@ -224,9 +223,7 @@ ngx_asana_store_stat(ngx_asana_store_t *store, ngx_asana_stat_t *stat)
 }
 
 
-/* what cannot be read may need to be opened, once a second at most */
-
-static void
+void
 ngx_asana_store_prepare(ngx_asana_store_t *store)
 {
     if (store->busy

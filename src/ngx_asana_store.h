@@ -43,6 +43,12 @@ ngx_int_t ngx_asana_store_stat(ngx_asana_store_t *store,
     ngx_asana_stat_t *stat);
 
 /*
+ * After a look-up that failed late: opens a store that is not open, once a
+ * second at most.
+ */
+void ngx_asana_store_prepare(ngx_asana_store_t *store);
+
+/*
  * Hands the task to the thread.  NGX_AGAIN: its handler is called once, never
  * before this returns, with the outcome or, after ten seconds, with FAILED;
  * the store frees it then.  NGX_ERROR: too many wait, or there is no thread;

@@ -203,8 +203,15 @@ ngx_asana_zone_cancel(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
 static void
 ngx_asana_zone_found_handler(ngx_asana_lookup_t *lookup)
 {
+    ngx_asana_zone_t  *zone;
+
+    zone = lookup->owner;
+
     if (lookup->rc == NGX_OK) {
-        lookup->rc = ngx_asana_zone_found(lookup->owner, lookup);
+        lookup->rc = ngx_asana_zone_found(zone, lookup);
+
+    } else {
+        ngx_asana_store_prepare(zone->store);
     }
 
     lookup->handler(lookup);
