@@ -92,6 +92,9 @@ ngx_http_asana_delivery_looked(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
         }
     }
 
+    /* what is known now is old when the body has come */
+
+    ctx->lookup.fresh = 0;
     ctx->state = NGX_HTTP_ASANA_BODY;
 
     rc = ngx_http_read_client_request_body(ctx->r,
