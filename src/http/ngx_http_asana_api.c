@@ -484,6 +484,7 @@ ngx_http_asana_api_written(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
 
         if (r->method == NGX_HTTP_PUT) {
             ctx->rc = (rc == NGX_ASANA_ADDED) ? NGX_HTTP_CREATED : NGX_HTTP_OK;
+            ctx->lookup.fresh = 1;
             return ngx_http_asana_request_find(ctx, ngx_http_asana_api_found);
         }
 
