@@ -253,21 +253,24 @@ ngx_http_asana_request_changed(ngx_asana_task_t *task,
 static void
 ngx_http_asana_request_wait(ngx_http_asana_ctx_t *ctx)
 {
-    ngx_event_t  *rev;
+    ngx_event_t         *rev;
+    ngx_http_request_t  *r;
 
-    if (ctx->count == NGX_ASANA_COUNT_GATEWAY) {
+    r = ctx->r;
 
-        /* the upstream looks after its client */
+    if (ctx->count == NGX_ASANA_COUNT_GATEWAY || r->post_action) {
+
+        /* the upstream looks after its client, "post_action" has none */
 
         return;
     }
 
-    rev = ctx->r->connection->read;
+    rev = r->connection->read;
 
-    ctx->r->read_event_handler = ngx_http_test_reading;
+    r->read_event_handler = ngx_http_test_reading;
 
     if (ngx_handle_read_event(rev, 0) != NGX_OK) {
-        ctx->r->connection->error = 1;
+        r->connection->error = 1;
     }
 
     /* it may have left with the packet that brought its request */
