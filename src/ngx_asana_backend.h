@@ -77,13 +77,17 @@ typedef struct {
     /* after the thread has ended */
     void                  (*close)(void *backend);
 
-    /* a number that every commit of any process changes; 0: not known */
+    /*
+     * A number that every commit of any process changes; 0: not known.  It
+     * may be always the same one if conf->forget() tells of each of them.
+     */
     uint64_t              (*version)(void *backend);
 
     /*
      * Appends the secrets of the key and sets the version.  NGX_OK, also if
      * there are none; NGX_ERROR: not known; NGX_AGAIN: later, by
-     * lookup->complete() with one of these in lookup->rc
+     * lookup->complete() with one of these in lookup->rc, within some seconds;
+     * a timer of the backend holds a worker that exits for so long.
      */
     ngx_int_t             (*find)(void *backend, ngx_asana_lookup_t *lookup,
                                   ngx_log_t *log);

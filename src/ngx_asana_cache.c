@@ -38,6 +38,7 @@ struct ngx_asana_cache_s {
     ngx_rbtree_node_t      sentinel;
     ngx_queue_t            queue;      /* least recently used last */
     ngx_uint_t             entries;
+    ngx_atomic_t           forgets;    /* read without the mutex */
 };
 
 
@@ -147,7 +148,7 @@ ngx_asana_cache_put(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
         ngx_asana_cache_add(entry, secrets);
     }
 
-    if (moved) {
+    if (moved || cache->forgets != lookup->forgets) {
         goto done;
     }
 
@@ -384,6 +385,8 @@ ngx_asana_cache_forget(ngx_asana_cache_t *cache, ngx_str_t *key)
 
     ngx_shmtx_lock(&cache->shpool->mutex);
 
+    cache->forgets++;
+
     if (key) {
         entry = ngx_asana_cache_lookup(cache, key,
                                        ngx_hash_key(key->data, key->len));
@@ -403,6 +406,13 @@ ngx_asana_cache_forget(ngx_asana_cache_t *cache, ngx_str_t *key)
     }
 
     ngx_shmtx_unlock(&cache->shpool->mutex);
+}
+
+
+ngx_uint_t
+ngx_asana_cache_forgets(ngx_asana_cache_t *cache)
+{
+    return cache->forgets;
 }
 
 

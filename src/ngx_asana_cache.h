@@ -31,8 +31,9 @@ ngx_int_t ngx_asana_cache_get(ngx_asana_cache_t *cache,
     ngx_asana_lookup_t *lookup, uint64_t version);
 
 /*
- * Keeps what came from the store, unless "moved": there is a later version.
- * Counts and times that the cache alone knows are added to lookup->secrets.
+ * Keeps what came from the store, unless "moved": there is a later version, or
+ * anything was forgotten since lookup->forgets was taken.  Counts and times
+ * that the cache alone knows are added to lookup->secrets.
  */
 void ngx_asana_cache_put(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
     ngx_uint_t moved);
@@ -55,6 +56,9 @@ void ngx_asana_cache_forgive(ngx_asana_cache_t *cache, ngx_str_t *key,
 
 /* Forgets the key; NULL: all entries count as old, but keep their counts. */
 void ngx_asana_cache_forget(ngx_asana_cache_t *cache, ngx_str_t *key);
+
+/* Without the mutex: a number that each forget() changes. */
+ngx_uint_t ngx_asana_cache_forgets(ngx_asana_cache_t *cache);
 
 /* The number of keys. */
 ngx_uint_t ngx_asana_cache_entries(ngx_asana_cache_t *cache);

@@ -164,6 +164,8 @@ ngx_asana_zone_find(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
 {
     ngx_int_t  rc;
 
+    lookup->forgets = ngx_asana_cache_forgets(zone->sh->cache);
+
     if (zone->backend->exact || !lookup->fresh) {
 
         /* while the store cannot be read, what the cache knows must do */
@@ -224,7 +226,7 @@ ngx_asana_zone_found(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
     /* a commit that is under way has moved on, and its sync may take long */
 
     ngx_asana_cache_put(zone->sh->cache, lookup,
-                        ngx_asana_zone_moved(zone, lookup->version));
+                        ngx_asana_zone_moved(zone, lookup));
 
     if (ngx_asana_secrets_settle(lookup->secrets, ngx_time(),
                                  zone->conf->limits.pending))
@@ -246,13 +248,17 @@ ngx_asana_zone_exact(ngx_asana_zone_t *zone)
 
 
 ngx_uint_t
-ngx_asana_zone_moved(ngx_asana_zone_t *zone, uint64_t version)
+ngx_asana_zone_moved(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
 {
     uint64_t  now;
 
+    if (lookup->forgets != ngx_asana_cache_forgets(zone->sh->cache)) {
+        return 1;
+    }
+
     now = ngx_asana_store_version(zone->store);
 
-    return now && now != version;
+    return now && now != lookup->version;
 }
 
 

@@ -57,8 +57,9 @@ void ngx_asana_zone_cancel(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup);
 /* Whether a look-up always tells what the store says now; else see "fresh". */
 ngx_uint_t ngx_asana_zone_exact(ngx_asana_zone_t *zone);
 
-/* Whether the store has changed since it had this version. */
-ngx_uint_t ngx_asana_zone_moved(ngx_asana_zone_t *zone, uint64_t version);
+/* Whether anything has changed since the look-up: another one may differ. */
+ngx_uint_t ngx_asana_zone_moved(ngx_asana_zone_t *zone,
+    ngx_asana_lookup_t *lookup);
 
 /* As ngx_asana_store_post(); what was changed is forgotten before the answer */
 ngx_int_t ngx_asana_zone_post(ngx_asana_zone_t *zone, ngx_asana_task_t *task);

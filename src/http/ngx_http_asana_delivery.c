@@ -130,7 +130,7 @@ ngx_http_asana_delivery_body(ngx_http_request_t *r)
 
         rc = ngx_http_asana_delivery_failed(ctx);
 
-    } else if (ngx_asana_zone_moved(ctx->azcf->zone, ctx->lookup.version)) {
+    } else if (ngx_asana_zone_moved(ctx->azcf->zone, &ctx->lookup)) {
 
         /* what was revoked while the body came counts no more */
 

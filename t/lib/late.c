@@ -7,11 +7,16 @@
 /*
  * A store whose look-ups are answered later, as those of a network are: LMDB
  * behind a timer.  They wait for up to five milliseconds, and come in any
- * order.  While the store's directory has a file "unknown", they fail.
+ * order, some with what the store said at once and some with what it says then.
  *
  * It does not say that it is exact, so that no bad verdict may be given before
- * the store was asked once more.  For "make late", which puts it into the place
- * of ngx_asana_lmdb.
+ * the store was asked once more.  Files in the store's directory change it:
+ *
+ *     unknown    look-ups fail
+ *     hold       no look-up is answered
+ *     one        all versions of the store are the same one
+ *
+ * For "make late", which puts it into the place of ngx_asana_lmdb.
  */
 
 
@@ -39,7 +44,8 @@ static ngx_int_t late_find(void *backend, ngx_asana_lookup_t *lookup,
     ngx_log_t *log);
 static void late_cancel(void *backend, ngx_asana_lookup_t *lookup);
 static void late_answer(ngx_event_t *ev);
-static ngx_uint_t late_unknown(late_t *late);
+static ngx_int_t late_read(late_t *late, ngx_asana_lookup_t *lookup);
+static ngx_uint_t late_file(late_t *late, const char *name);
 static void late_change(void *backend, ngx_queue_t *batch, ngx_log_t *log);
 static ngx_int_t late_adopt(void *backend, ngx_log_t *log);
 static ngx_int_t late_list(void *backend, ngx_str_t *after,
@@ -116,7 +122,11 @@ late_version(void *backend)
 {
     late_t *late = backend;
 
-    return ngx_asana_lmdb.version(late->data);
+    uint64_t  version;
+
+    version = ngx_asana_lmdb.version(late->data);
+
+    return (version && late_file(late, "one")) ? 1 : version;
 }
 
 
@@ -125,11 +135,12 @@ late_find(void *backend, ngx_asana_lookup_t *lookup, ngx_log_t *log)
 {
     late_t *late = backend;
 
-    if (late_version(late) == 0) {
+    /* a version says that it was read */
 
-        /* the store is to hear that it must be opened */
+    lookup->version = 0;
 
-        return ngx_asana_lmdb.find(late->data, lookup, log);
+    if (ngx_random() % 2 && late_read(late, lookup) != NGX_OK) {
+        return NGX_ERROR;
     }
 
     if (ngx_random() % 2) {
@@ -164,14 +175,12 @@ late_answer(ngx_event_t *ev)
 
     q = ngx_queue_head(&late->lookups);
 
-    if (q != ngx_queue_sentinel(&late->lookups)) {
+    if (q != ngx_queue_sentinel(&late->lookups) && !late_file(late, "hold")) {
         ngx_queue_remove(q);
 
         lookup = ngx_queue_data(q, ngx_asana_lookup_t, queue);
 
-        lookup->rc = late_unknown(late)
-                     ? NGX_ERROR
-                     : ngx_asana_lmdb.find(late->data, lookup, ev->log);
+        lookup->rc = lookup->version ? NGX_OK : late_read(late, lookup);
 
         lookup->complete(lookup);
     }
@@ -184,15 +193,34 @@ late_answer(ngx_event_t *ev)
 }
 
 
-static ngx_uint_t
-late_unknown(late_t *late)
+static ngx_int_t
+late_read(late_t *late, ngx_asana_lookup_t *lookup)
 {
-    u_char  name[NGX_MAX_PATH];
+    ngx_int_t  rc;
 
-    (void) ngx_snprintf(name, NGX_MAX_PATH, "%V/unknown%Z",
-                        &late->conf->state);
+    if (late_file(late, "unknown")) {
+        return NGX_ERROR;
+    }
 
-    return access((char *) name, F_OK) == 0;
+    rc = ngx_asana_lmdb.find(late->data, lookup, ngx_cycle->log);
+
+    if (late_file(late, "one")) {
+        lookup->version = 1;
+    }
+
+    return rc;
+}
+
+
+static ngx_uint_t
+late_file(late_t *late, const char *name)
+{
+    u_char  path[NGX_MAX_PATH];
+
+    (void) ngx_snprintf(path, NGX_MAX_PATH, "%V/%s%Z", &late->conf->state,
+                        name);
+
+    return access((char *) path, F_OK) == 0;
 }
 
 
