@@ -229,6 +229,14 @@ is $other->call('PUT', "/api/hooks?key=localhost$key",
     ["X-Hook-Secret: $secret-2"])->{status}, 201, 'another host has a second';
 is $t->deliver($key, "$secret-2", $body)->{status}, 200, 'it counts at once';
 
+is $other->call('PUT', "/api/hooks?key=localhost$key",
+    ["X-Hook-Secret: $secret-3"])->{status}, 201, 'and a third';
+my $r = $t->call('PUT', "/api/hooks?key=localhost$key",
+    ["X-Hook-Secret: $secret-3"]);
+is $r->{status}, 200, 'put here as well: it is held';
+my $id = Receiver::secret_id("$secret-3");
+like $r->{body}, qr/"$id"/, 'and shown';
+
 for my $round (1 .. 8) {
     $key = "/round/$round";
     store(hold => 1);
@@ -274,7 +282,7 @@ ok wait_for(
 $t->write_file('ssi', "<!--# include virtual=\"/api/hooks?key=localhost/after\""
         . ' --><!--# include virtual="/api/hooks?key=localhost/no" -->.');
 chmod 0644, "$t->{dir}/ssi";
-my $r = $t->call('GET', '/ssi');
+$r = $t->call('GET', '/ssi');
 is $r->{status}, 200, 'a page that includes the API';
 like $r->{body}, qr/"localhost\/after".*no secret is held/s, 'in order';
 
@@ -321,6 +329,19 @@ for my $leaves (0, 1) {
     store(hold => 0);
     is $t->deliver($key, $secret, $body)->{status}, 200, 'the next one works';
 }
+
+# a store that cannot be opened at first
+
+ok $t->reload($t->conf), 'a worker that waits';
+$key = key('closed');
+chmod 0, "$t->{dir}/state/data.mdb" or die $!;
+$t->stop;
+$t->start;
+$t->{expect} = qr/data\.mdb/;
+is $t->deliver($key, $secret, $body)->{status}, 503, 'a store that is closed';
+chmod 0600, "$t->{dir}/state/data.mdb" or die $!;
+ok wait_for(sub { $t->deliver($key, $secret, $body)->{status} == 200 }, 10),
+    'is opened by look-ups alone';
 
 $t->secrecy($secret);
 $t->end;

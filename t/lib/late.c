@@ -139,8 +139,8 @@ late_find(void *backend, ngx_asana_lookup_t *lookup, ngx_log_t *log)
 
     lookup->version = 0;
 
-    if (ngx_random() % 2 && late_read(late, lookup) != NGX_OK) {
-        return NGX_ERROR;
+    if (ngx_random() % 2) {
+        (void) late_read(late, lookup);
     }
 
     if (ngx_random() % 2) {
@@ -204,7 +204,10 @@ late_read(late_t *late, ngx_asana_lookup_t *lookup)
 
     rc = ngx_asana_lmdb.find(late->data, lookup, ngx_cycle->log);
 
-    if (late_file(late, "one")) {
+    if (rc != NGX_OK) {
+        lookup->version = 0;
+
+    } else if (late_file(late, "one")) {
         lookup->version = 1;
     }
 
