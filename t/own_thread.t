@@ -85,6 +85,7 @@ $t    = Receiver->new(expect => qr/signal 9/);
 $shim = Shim->new($t);
 $t->app->run;
 my $key = enrolled($t, 'before');
+my $start;
 
 $shim->set(delay_ms => 700);
 my $c   = under_way($t, $shim, '/hup');
@@ -114,12 +115,56 @@ enrolled($t, 'after it');
 is $t->deliver($_, "$secret$_", 'x')->{status}, 200, "$_ verifies"
     for $key, '/quit';
 
+# what was acknowledged before is there, whenever the worker is killed
+
+my %acknowledged;
+for my $round (1 .. 6) {
+    $shim->set(delay_ms => 20);
+    my ($victim) = $t->workers;
+    my @keys = map {"/round/$round/$_"} 1 .. 24;
+    my @s    = map {
+        request($t->connection, raw($_, "X-Hook-Secret: $secret$_", ''))
+    } @keys;
+    my $r = response($s[$round]);
+    kill 'KILL', $victim;
+    my @status = map { response($_)->{status} } @s;
+    $status[$round] = $r->{status};
+    $acknowledged{$_} = 1 for @keys[grep { $status[$_] == 200 } 0 .. $#keys];
+    $shim->set;
+    ok wait_for(sub { Receiver::gone($victim) && $t->workers }),
+        "round $round: another worker";
+    is $t->handshake("/next/$round", "$secret/next")->{status}, 200,
+        'writes at once';
+}
+cmp_ok scalar(keys %acknowledged), '>=', 6, 'handshakes are acknowledged';
+is join(' ', grep { $t->deliver($_, "$secret$_", 'x')->{status} != 200 }
+        sort keys %acknowledged), '', 'none of them is lost';
+
 # an end that does not wait for a disk that is stuck
+
+(my $short = $t->conf) =~ s/^events/worker_shutdown_timeout 1s;\nevents/m;
+ok $t->reload($short), 'worker_shutdown_timeout';
+for my $signal (qw(HUP QUIT)) {
+    $shim->set(delay_ms => 6000);
+    $c      = under_way($t, $shim, "/short/$signal");
+    @old    = ($t->workers, $signal eq 'QUIT' ? $t->master : ());
+    $start  = time;
+    kill $signal, $t->master;
+    ok wait_for(sub { Receiver::gone(@old) }, 5), "$signal: the worker ends";
+    my $took = time - $start;
+    ok $took > 0.9 && $took < 3.5, 'after the timeout' or diag $took;
+    ok !response($c)->{status}, 'nothing is acknowledged';
+    $shim->set;
+}
+$t->start;
+enrolled($t, 'after them');
+$t->write_file('nginx.conf', $t->conf);
+ok $t->reload, 'back';
 
 $shim->set(delay_ms => 6000);
 $c      = under_way($t, $shim, '/term');
 $master = $t->master;
-my $start = time;
+$start = time;
 kill 'TERM', $master;
 ok wait_for(sub { Receiver::gone($master) }, 5), 'TERM: nginx ends';
 cmp_ok time - $start, '<', 4, 'within seconds';
