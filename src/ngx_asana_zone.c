@@ -166,7 +166,7 @@ ngx_asana_zone_find(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
 
     lookup->forgets = ngx_asana_cache_forgets(zone->sh->cache);
 
-    if (zone->backend->exact || !lookup->fresh) {
+    if (!lookup->fresh || ngx_asana_zone_exact(zone)) {
 
         /* while the store cannot be read, what the cache knows must do */
 
@@ -243,7 +243,9 @@ ngx_asana_zone_found(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
 ngx_uint_t
 ngx_asana_zone_exact(ngx_asana_zone_t *zone)
 {
-    return zone->backend->exact;
+    /* what cannot be read now is old */
+
+    return zone->backend->exact && ngx_asana_store_version(zone->store) != 0;
 }
 
 
