@@ -98,7 +98,10 @@ ngx_asana_cache_get(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
 
         entry = ngx_asana_cache_lookup(cache, &lookup->key, lookup->hash);
 
-        if (entry == NULL || (version && entry->version != version)) {
+        if (entry == NULL
+            || entry->n == 0
+            || (version && entry->version != version))
+        {
             ngx_shmtx_unlock(&cache->shpool->mutex);
             return NGX_DECLINED;
         }
@@ -169,19 +172,17 @@ ngx_asana_cache_put(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
         }
     }
 
-    /* until it is whole again, no version is equal to zero */
-    entry->version = 0;
+    /* a worker that is killed in here leaves none of them behind */
+    entry->n = 0;
 
     p = ngx_cpymem(ngx_asana_cache_entry_secrets(entry), secrets->start,
                    secrets->size);
 
-    if (entry->size > secrets->size) {
-        ngx_explicit_memzero(p, entry->size - secrets->size);
-    }
+    ngx_explicit_memzero(p, entry->capacity - secrets->size);
 
     entry->size = (uint32_t) secrets->size;
-    entry->n = (uint32_t) secrets->n;
     entry->version = lookup->version;
+    entry->n = (uint32_t) secrets->n;
 
 done:
 
@@ -221,7 +222,7 @@ ngx_asana_cache_alloc(ngx_asana_cache_t *cache, ngx_str_t *key, uint32_t hash,
     ngx_memcpy(entry->data, key->data, key->len);
 
     entry->capacity = (uint32_t) size;
-    entry->size = 0;
+    entry->n = 0;
 
     entry->sn.node.key = hash;
     ngx_rbtree_insert(&cache->rbtree, &entry->sn.node);
