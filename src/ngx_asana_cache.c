@@ -37,7 +37,7 @@ struct ngx_asana_cache_s {
     ngx_rbtree_t           rbtree;
     ngx_rbtree_node_t      sentinel;
     ngx_queue_t            queue;      /* least recently used last */
-    ngx_uint_t             entries;
+    ngx_uint_t             entries;    /* both are */
     ngx_atomic_t           forgets;    /* read without the mutex */
 };
 
@@ -340,7 +340,7 @@ ngx_asana_cache_note(ngx_asana_cache_t *cache, ngx_str_t *key, uint32_t hash,
     s = ngx_asana_cache_secret(cache, key, hash, secret->id);
 
     stored = s ? s->stored : secret->stored;
-    due = (stored == 0 || now - stored >= interval || stored > now);
+    due = (now - stored >= interval || stored > now);
 
     if (s) {
         s->deliveries++;
@@ -420,13 +420,5 @@ ngx_asana_cache_forgets(ngx_asana_cache_t *cache)
 ngx_uint_t
 ngx_asana_cache_entries(ngx_asana_cache_t *cache)
 {
-    ngx_uint_t  entries;
-
-    ngx_shmtx_lock(&cache->shpool->mutex);
-
-    entries = cache->entries;
-
-    ngx_shmtx_unlock(&cache->shpool->mutex);
-
-    return entries;
+    return cache->entries;
 }

@@ -12,10 +12,11 @@
 
 
 /*
- * The secrets of keys in shared memory.  All but the first function take the
- * mutex of the slab pool for a few pointer writes.  A hash is that of
- * ngx_hash_key() over the key.
+ * The secrets of keys in shared memory.  Where the mutex of the slab pool is
+ * taken, it is for a few pointer writes.  A hash is that of ngx_hash_key() over
+ * the key.
  */
+
 typedef struct ngx_asana_cache_s  ngx_asana_cache_t;
 
 
@@ -24,8 +25,8 @@ ngx_asana_cache_t *ngx_asana_cache_create(ngx_slab_pool_t *shpool);
 
 /*
  * Copies the secrets of lookup->key to lookup->secrets, and sets the version
- * that filled the entry.  NGX_DECLINED if there is no entry of that version, 0:
- * of any; NGX_ERROR if there is no memory.
+ * that filled the entry.  NGX_DECLINED if there is no entry of that version
+ * (0: of any); NGX_ERROR if there is no memory.
  */
 ngx_int_t ngx_asana_cache_get(ngx_asana_cache_t *cache,
     ngx_asana_lookup_t *lookup, uint64_t version);
@@ -50,17 +51,15 @@ void ngx_asana_cache_merge(ngx_asana_cache_t *cache, ngx_str_t *key,
 ngx_uint_t ngx_asana_cache_note(ngx_asana_cache_t *cache, ngx_str_t *key,
     uint32_t hash, ngx_asana_secret_t *secret, time_t interval);
 
-/* The store did not take that time: it is to know in a 60th of the interval. */
+/* The store did not take that time: it is to know in 1/60 of the interval. */
 void ngx_asana_cache_forgive(ngx_asana_cache_t *cache, ngx_str_t *key,
     u_char *id, time_t verified, time_t interval);
 
 /* Forgets the key; NULL: all entries count as old, but keep their counts. */
 void ngx_asana_cache_forget(ngx_asana_cache_t *cache, ngx_str_t *key);
 
-/* Without the mutex: a number that each forget() changes. */
+/* Without the mutex: a number that each forget() changes, that of the keys. */
 ngx_uint_t ngx_asana_cache_forgets(ngx_asana_cache_t *cache);
-
-/* The number of keys. */
 ngx_uint_t ngx_asana_cache_entries(ngx_asana_cache_t *cache);
 
 
