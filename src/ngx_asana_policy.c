@@ -270,6 +270,8 @@ ngx_asana_policy_confirm(ngx_asana_policy_t *d)
     ngx_asana_change_t   *change;
     ngx_asana_outcome_e   outcome;
 
+    change = d->change;
+
     /* one that was accepted at once is of this create call if it is young */
 
     if (d->held == NULL
@@ -286,10 +288,7 @@ ngx_asana_policy_confirm(ngx_asana_policy_t *d)
         return outcome;
     }
 
-    change = d->change;
-
-    s = ngx_asana_secrets_by_text(d->secrets, change->secret,
-                                  change->secret_len);
+    s = d->held;
 
     if (change->gid_len == 0
         || (change->gid_len == s->gid_len
@@ -408,6 +407,8 @@ ngx_asana_policy_accept(ngx_asana_policy_t *d, u_char pending)
     s->created = d->now;
     s->pending = pending;
     s->serial = 0;
+
+    d->held = s;
 
     return outcome;
 }
