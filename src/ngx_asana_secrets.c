@@ -60,7 +60,7 @@ ngx_asana_secrets_init(ngx_asana_secrets_t *secrets, u_char *buf, size_t size)
 {
     secrets->start = buf;
     secrets->size = 0;
-    secrets->capacity = buf ? size : 0;
+    secrets->capacity = size;
     secrets->n = 0;
     secrets->allocated = 0;
 }
