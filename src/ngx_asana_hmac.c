@@ -29,7 +29,7 @@
 
 typedef struct {
     EVP_MAC_CTX           *ctx;
-    size_t                 len;
+    size_t                 len;        /* of the secret, 0: no key is ready */
     u_char                 secret[NGX_ASANA_MAX_SECRET];
 } ngx_asana_hmac_key_t;
 
@@ -266,8 +266,7 @@ ngx_asana_hmac_walk(ngx_chain_t *body, ngx_pool_t *pool,
         b = cl->buf;
 
         if (ngx_buf_in_memory(b)) {
-            rc = (b->last > b->pos) ? piece(data, b->pos, b->last - b->pos)
-                                    : NGX_OK;
+            rc = piece(data, b->pos, b->last - b->pos);
 
         } else if (b->in_file) {
             rc = ngx_asana_hmac_walk_file(b, pool, piece, data);
@@ -295,10 +294,7 @@ ngx_asana_hmac_walk_file(ngx_buf_t *b, ngx_pool_t *pool,
     ssize_t     n;
     ngx_int_t   rc;
 
-    size = (size_t) ngx_min(b->file_last - b->file_pos,
-                            NGX_ASANA_HMAC_READ_SIZE);
-
-    p = ngx_palloc(pool, size);
+    p = ngx_palloc(pool, NGX_ASANA_HMAC_READ_SIZE);
     if (p == NULL) {
         return NGX_ERROR;
     }
@@ -337,23 +333,23 @@ ngx_int_t
 ngx_asana_hmac_id(u_char *secret, size_t len, u_char *id)
 {
     u_char        digest[EVP_MAX_MD_SIZE];
-    ngx_int_t     rc;
     unsigned int  size;
 
-    rc = EVP_Digest(secret, len, digest, &size, EVP_sha256(), NULL)
-         ? NGX_OK : NGX_ERROR;
-
-    if (rc == NGX_OK) {
-        ngx_memcpy(id, digest, NGX_ASANA_ID_LEN);
+    if (!EVP_Digest(secret, len, digest, &size, EVP_sha256(), NULL)) {
+        return NGX_ERROR;
     }
 
+    ngx_memcpy(id, digest, NGX_ASANA_ID_LEN);
     ngx_explicit_memzero(digest, EVP_MAX_MD_SIZE);
 
-    return rc;
+    return NGX_OK;
 }
 
 
-/* the value of a character that is a hex digit */
+/*
+ * The value of a character that is a hex digit: ngx_hextoi() for each byte,
+ * called through the table of the dynamic linker, would cost twice that.
+ */
 
 #define ngx_asana_hmac_hex(ch)  (((ch) & 0xf) + 9 * ((ch) >> 6))
 
