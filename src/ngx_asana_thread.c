@@ -6,8 +6,8 @@
 
 /*
  * nginx's thread pools have no end, and a process with a second thread has
- * dearer system calls; its ngx_notify() has one slot, which is theirs.  So this
- * thread wakes the event loop by a pipe of its own:
+ * dearer system calls; its ngx_notify() has one slot, which is theirs.  So
+ * this thread wakes the event loop by a pipe of its own:
  *
  *     main thread              state          thread
  *
@@ -126,10 +126,10 @@ ngx_asana_thread_end(ngx_asana_thread_t *thread, ngx_msec_t limit)
             pthread_mutex_lock(&thread->mutex);
         }
 
-        if (thread->state != NGX_ASANA_THREAD_ENDED) {
-            thread->state = NGX_ASANA_THREAD_QUIT;
-            pthread_cond_signal(&thread->cond);
-        }
+        /* one that has ended by itself does not look any more */
+
+        thread->state = NGX_ASANA_THREAD_QUIT;
+        pthread_cond_signal(&thread->cond);
 
         pthread_mutex_unlock(&thread->mutex);
 
@@ -148,28 +148,21 @@ ngx_asana_thread_end(ngx_asana_thread_t *thread, ngx_msec_t limit)
 ngx_int_t
 ngx_asana_thread_run(ngx_asana_thread_t *thread)
 {
-    ngx_uint_t  ended;
+    if (thread->connection) {
 
-    if (thread->connection == NULL) {
-        return ngx_asana_thread_start(thread);
+        pthread_mutex_lock(&thread->mutex);
+
+        if (thread->state != NGX_ASANA_THREAD_ENDED) {
+            thread->state = NGX_ASANA_THREAD_BUSY;
+            pthread_cond_signal(&thread->cond);
+            pthread_mutex_unlock(&thread->mutex);
+            return NGX_OK;
+        }
+
+        pthread_mutex_unlock(&thread->mutex);
+
+        ngx_asana_thread_join(thread);
     }
-
-    pthread_mutex_lock(&thread->mutex);
-
-    ended = (thread->state == NGX_ASANA_THREAD_ENDED);
-
-    if (!ended) {
-        thread->state = NGX_ASANA_THREAD_BUSY;
-        pthread_cond_signal(&thread->cond);
-    }
-
-    pthread_mutex_unlock(&thread->mutex);
-
-    if (!ended) {
-        return NGX_OK;
-    }
-
-    ngx_asana_thread_join(thread);
 
     return ngx_asana_thread_start(thread);
 }
