@@ -188,18 +188,14 @@ driver_create(void)
 }
 
 
-int
-main(int argc, char **argv)
+/* a job finds the thread at work, idle, ending, ended or joined */
+
+static void
+driver_jobs_in_a_row(ngx_uint_t n)
 {
     ngx_int_t            rc;
-    ngx_uint_t           i, n;
+    ngx_uint_t           i;
     ngx_asana_thread_t  *thread;
-
-    n = (argc > 1) ? (ngx_uint_t) atoi(argv[1]) : 1000;
-
-    driver_cycle.log = &driver_log;
-
-    /* a job finds the thread at work, idle, ending, ended or joined */
 
     thread = driver_create();
 
@@ -221,10 +217,18 @@ main(int argc, char **argv)
     rc = ngx_asana_thread_end(thread, 1000);
     printf("end of an idle one: %ld, connections %lu\n", (long) rc,
            driver_connections);
+}
 
-    /* an end with a job under way, and one with a thread that ends itself */
 
-    for (i = 0; i < n / 10 + 1; i++) {
+/* with a job under way, and with a thread that ends itself */
+
+static void
+driver_ends(ngx_uint_t n)
+{
+    ngx_uint_t           i;
+    ngx_asana_thread_t  *thread;
+
+    for (i = 0; i < n; i++) {
         driver_nap = i % 300;
         driver_set_idle(1000 * (i % 50 + 1));
 
@@ -243,8 +247,15 @@ main(int argc, char **argv)
 
     printf("ends with a job under way, connections %lu\n",
            driver_connections);
+}
 
-    /* worker_shutdown_timeout */
+
+/* worker_shutdown_timeout */
+
+static void
+driver_told_to_leave(void)
+{
+    ngx_asana_thread_t  *thread;
 
     driver_set_idle(0);
     driver_nap = 0;
@@ -258,8 +269,16 @@ main(int argc, char **argv)
 
     printf("told to leave: %lu\n", driver_done / 1000000);
     (void) ngx_asana_thread_end(thread, 1000);
+}
 
-    /* a job that does not end is left behind */
+
+/* a job that does not end is left behind */
+
+static void
+driver_stuck(void)
+{
+    ngx_int_t            rc;
+    ngx_asana_thread_t  *thread;
 
     driver_nap = 2000000;
 
@@ -268,6 +287,22 @@ main(int argc, char **argv)
 
     rc = ngx_asana_thread_end(thread, 50);
     printf("end of a stuck one: %ld\n", (long) rc);
+}
+
+
+int
+main(int argc, char **argv)
+{
+    ngx_uint_t  n;
+
+    n = (argc > 1) ? (ngx_uint_t) atoi(argv[1]) : 1000;
+
+    driver_cycle.log = &driver_log;
+
+    driver_jobs_in_a_row(n);
+    driver_ends(n / 10 + 1);
+    driver_told_to_leave();
+    driver_stuck();
 
     fflush(stdout);
     _exit(0);
