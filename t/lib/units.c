@@ -136,6 +136,18 @@ units_hex(u_char *dst, const char *text)
 }
 
 
+static u_char
+units_text(u_char *dst, const char *end)
+{
+    char  *text;
+
+    text = units_word(end);
+    memcpy(dst, text, strlen(text));
+
+    return (u_char) strlen(text);
+}
+
+
 /* the rest of the line, in a buffer that holds no more than that */
 
 static u_char *
@@ -160,9 +172,7 @@ units_read(ngx_asana_secrets_t *secrets)
         head.code = units_number(":");
         head.pending = units_number(":");
 
-        text = units_word(":");
-        head.gid_len = strlen(text);
-        memcpy(head.gid, text, head.gid_len);
+        head.gid_len = units_text(head.gid, ":");
 
         text = units_word(" ");
         head.len = strlen(text);
@@ -191,7 +201,7 @@ units_read(ngx_asana_secrets_t *secrets)
 
 
 static void
-units_text(u_char *p, size_t len)
+units_print_text(u_char *p, size_t len)
 {
     printf(":");
 
@@ -224,8 +234,8 @@ units_print(ngx_asana_secrets_t *secrets)
                (long long) s->verified, (long long) s->answered,
                (long long) s->failing, s->code, s->pending);
 
-        units_text(s->gid, s->gid_len);
-        units_text(s->data, s->len);
+        units_print_text(s->gid, s->gid_len);
+        units_print_text(s->data, s->len);
 
         size += ngx_asana_secret_size(s->len);
         s = ngx_asana_secret_next(s);
@@ -240,7 +250,6 @@ units_print(ngx_asana_secrets_t *secrets)
 static void
 units_decide(void)
 {
-    char                 *text;
     time_t                now;
     u_char               *buf;
     ngx_uint_t            nomem;
@@ -272,13 +281,8 @@ units_decide(void)
 
     units_hex(change.id, units_word(":"));
 
-    text = units_word(":");
-    change.gid_len = strlen(text);
-    memcpy(change.gid, text, change.gid_len);
-
-    text = units_word(" ");
-    change.secret_len = strlen(text);
-    memcpy(change.secret, text, change.secret_len);
+    change.gid_len = units_text(change.gid, ":");
+    change.secret_len = units_text(change.secret, " ");
 
     buf = units_read(&secrets);
 
