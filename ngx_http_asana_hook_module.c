@@ -78,7 +78,7 @@ static ngx_command_t  ngx_http_asana_hook_commands[] = {
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
       ngx_http_asana_conf_enroll,
       NGX_HTTP_LOC_CONF_OFFSET,
-      0,
+      offsetof(ngx_http_asana_loc_conf_t, enroll),
       NULL },
 
     { ngx_string("asana_hook_status"),

@@ -20,13 +20,17 @@ typedef enum {
 
 
 typedef struct {
-    ngx_str_t                      name;
-    ngx_http_asana_conf_param_e    type;
-    size_t                         offset;
-    ngx_int_t                      preset;
-    ngx_int_t                      min;
-    ngx_int_t                      max;
+    ngx_str_t                    name;
+    ngx_http_asana_conf_param_e  type;
+    size_t                       offset;
+    ngx_int_t                    preset;
+    ngx_int_t                    min;
+    ngx_int_t                    max;
 } ngx_http_asana_conf_param_t;
+
+
+#define ngx_http_asana_conf_field(azcf, param)                                \
+    (ngx_int_t *) ((u_char *) (azcf) + (param)->offset)
 
 
 static char *ngx_http_asana_conf_add(ngx_conf_t *cf,
@@ -47,8 +51,6 @@ static ngx_int_t ngx_http_asana_conf_state(ngx_conf_t *cf,
 static ngx_int_t ngx_http_asana_conf_number(ngx_conf_t *cf,
     ngx_http_asana_zone_conf_t *azcf, ngx_str_t *value, ngx_str_t *s,
     ngx_http_asana_conf_param_t *param);
-static void ngx_http_asana_conf_defaults(
-    ngx_http_asana_zone_conf_t *azcf);
 
 
 static ngx_http_asana_conf_param_t  ngx_http_asana_conf_params[] = {
@@ -85,6 +87,7 @@ ngx_http_asana_conf_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     ngx_str_t                         *value;
     ngx_uint_t                         i;
     ngx_http_asana_zone_conf_t        *azcf;
+    ngx_http_asana_conf_param_t       *param;
     ngx_http_compile_complex_value_t   ccv;
 
     value = cf->args->elts;
@@ -92,6 +95,12 @@ ngx_http_asana_conf_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     azcf = ngx_pcalloc(cf->pool, sizeof(ngx_http_asana_zone_conf_t));
     if (azcf == NULL) {
         return NGX_CONF_ERROR;
+    }
+
+    for (param = ngx_http_asana_conf_params; param->name.len; param++) {
+        if (param->preset) {
+            *ngx_http_asana_conf_field(azcf, param) = param->preset;
+        }
     }
 
     if (value[1].len == 0) {
@@ -125,8 +134,6 @@ ngx_http_asana_conf_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
                            "\"%s=\"", azcf->name.len ? "state" : "zone");
         return NGX_CONF_ERROR;
     }
-
-    ngx_http_asana_conf_defaults(azcf);
 
     return ngx_http_asana_conf_add(cf, azcf, size);
 }
@@ -249,8 +256,8 @@ ngx_http_asana_conf_name(ngx_conf_t *cf, ngx_http_asana_zone_conf_t *azcf,
 
     if (*size < (ssize_t) (8 * ngx_pagesize)) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"asana_hook_zone\" parameter \"%V\" is too small, "
-                           "at least %uzk is needed", value,
+                           "\"asana_hook_zone\" parameter \"%V\" is too "
+                           "small, at least %uzk is needed", value,
                            8 * ngx_pagesize / 1024);
         return NGX_ERROR;
     }
@@ -299,28 +306,9 @@ ngx_http_asana_conf_number(ngx_conf_t *cf,
         return NGX_ERROR;
     }
 
-    *(ngx_int_t *) ((u_char *) azcf + param->offset) = n;
+    *ngx_http_asana_conf_field(azcf, param) = n;
 
     return NGX_OK;
-}
-
-
-static void
-ngx_http_asana_conf_defaults(ngx_http_asana_zone_conf_t *azcf)
-{
-    ngx_int_t                    *n;
-    ngx_http_asana_conf_param_t  *param;
-
-    for (param = ngx_http_asana_conf_params; param->name.len; param++) {
-
-        if (param->min) {
-            n = (ngx_int_t *) ((u_char *) azcf + param->offset);
-
-            if (*n == 0) {
-                *n = param->preset;
-            }
-        }
-    }
 }
 
 
@@ -399,14 +387,8 @@ ngx_http_asana_conf_init_zone(ngx_shm_zone_t *shm_zone, void *data)
     }
 
     if (old
-        && (azcf->key.value.len != old->key.value.len
-            || ngx_strncmp(azcf->key.value.data, old->key.value.data,
-                           azcf->key.value.len)
-               != 0
-            || azcf->path->name.len != old->path->name.len
-            || ngx_strncmp(azcf->path->name.data, old->path->name.data,
-                           azcf->path->name.len)
-               != 0))
+        && (ngx_strcmp(azcf->key.value.data, old->key.value.data) != 0
+            || ngx_strcmp(azcf->path->name.data, old->path->name.data) != 0))
     {
         ngx_log_error(NGX_LOG_EMERG, shm_zone->shm.log, 0,
                       "asana_hook_zone \"%V\" uses the key \"%V\" and "
@@ -511,8 +493,8 @@ failed:
 char *
 ngx_http_asana_conf_named(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
-    ngx_str_t                        *value;
-    ngx_shm_zone_t                  **shm_zone;
+    ngx_str_t       *value;
+    ngx_shm_zone_t  **shm_zone;
 
     shm_zone = (ngx_shm_zone_t **) ((u_char *) conf + cmd->offset);
 
@@ -542,16 +524,13 @@ ngx_http_asana_conf_named(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
 
 char *
-ngx_http_asana_conf_enroll(ngx_conf_t *cf, ngx_command_t *cmd,
-    void *conf)
+ngx_http_asana_conf_enroll(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_http_asana_loc_conf_t *ahcf = conf;
 
-    char                          *rv;
-    ngx_str_t                     *value;
-    ngx_asana_enroll_e         enroll;
-
-    cmd->offset = offsetof(ngx_http_asana_loc_conf_t, enroll);
+    char                *rv;
+    ngx_str_t           *value;
+    ngx_asana_enroll_e   enroll;
 
     rv = ngx_http_set_complex_value_slot(cf, cmd, conf);
 
@@ -566,9 +545,9 @@ ngx_http_asana_conf_enroll(ngx_conf_t *cf, ngx_command_t *cmd,
     }
 
     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                       "invalid value \"%V\" in \"asana_hook_enroll\", it must "
-                       "be \"first\", \"open\", \"confirm\", \"gateway\" or "
-                       "\"off\"", &value[1]);
+                       "invalid value \"%V\" in \"asana_hook_enroll\", it "
+                       "must be \"first\", \"open\", \"confirm\", \"gateway\" "
+                       "or \"off\"", &value[1]);
 
     return NGX_CONF_ERROR;
 }

@@ -29,7 +29,7 @@ typedef struct {
     ngx_str_t                     name;
     ngx_path_t                   *path;
     ngx_array_t                  *zones;     /* all of the module */
-    ngx_asana_backend_conf_t        store;
+    ngx_asana_backend_conf_t      store;
     ngx_asana_zone_t             *zone;
     ngx_asana_hmac_t             *hmac;
     ngx_uint_t                    gateway;   /* 1: it has one */
