@@ -15,6 +15,10 @@
 #define NGX_HTTP_ASANA_HOOK_VAR_SECRET_ID  2
 
 
+#define ngx_http_asana_hook_named(shm_zone)                                   \
+    ((shm_zone) != NGX_CONF_UNSET_PTR && (shm_zone) != NULL)
+
+
 static ngx_int_t ngx_http_asana_hook_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_asana_hook_add_variables(ngx_conf_t *cf);
@@ -23,8 +27,7 @@ static void *ngx_http_asana_hook_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 static ngx_int_t ngx_http_asana_hook_role(ngx_conf_t *cf,
-    ngx_http_asana_loc_conf_t *prev,
-    ngx_http_asana_loc_conf_t *conf);
+    ngx_http_asana_loc_conf_t *prev, ngx_http_asana_loc_conf_t *conf);
 static void ngx_http_asana_hook_beside_return(ngx_conf_t *cf);
 static ngx_int_t ngx_http_asana_hook_known(ngx_conf_t *cf,
     const char *directive, ngx_shm_zone_t *shm_zone);
@@ -158,10 +161,6 @@ ngx_module_t  ngx_http_asana_hook_module = {
 };
 
 
-#define ngx_http_asana_hook_named(shm_zone)                                   \
-    ((shm_zone) != NGX_CONF_UNSET_PTR && (shm_zone) != NULL)
-
-
 static ngx_http_variable_t  ngx_http_asana_hook_vars[] = {
 
     { ngx_string("asana_hook_status"), NULL,
@@ -184,7 +183,7 @@ static ngx_int_t
 ngx_http_asana_hook_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data)
 {
-    ngx_str_t                   value;
+    ngx_str_t              value;
     ngx_http_asana_ctx_t  *ctx;
 
     ngx_str_null(&value);
@@ -511,11 +510,11 @@ ngx_http_asana_hook_api(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 static ngx_int_t
 ngx_http_asana_hook_init(ngx_conf_t *cf)
 {
-    ngx_uint_t                        i;
-    ngx_http_handler_pt              *h;
-    ngx_http_core_main_conf_t        *cmcf;
-    ngx_http_asana_zone_conf_t      **zones;
-    ngx_http_asana_main_conf_t  *amcf;
+    ngx_uint_t                    gateway, i;
+    ngx_http_handler_pt          *h;
+    ngx_http_core_main_conf_t    *cmcf;
+    ngx_http_asana_main_conf_t   *amcf;
+    ngx_http_asana_zone_conf_t  **zones;
 
     amcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_asana_hook_module);
 
@@ -523,6 +522,7 @@ ngx_http_asana_hook_init(ngx_conf_t *cf)
         return NGX_OK;
     }
 
+    gateway = 0;
     zones = amcf->zones.elts;
 
     for (i = 0; i < amcf->zones.nelts; i++) {
@@ -530,6 +530,8 @@ ngx_http_asana_hook_init(ngx_conf_t *cf)
         if (zones[i]->hmac == NULL) {
             return NGX_ERROR;
         }
+
+        gateway |= zones[i]->gateway;
 
         if (zones[i]->awaited && !zones[i]->gateway) {
             ngx_log_error(NGX_LOG_WARN, cf->log, 0,
@@ -558,12 +560,8 @@ ngx_http_asana_hook_init(ngx_conf_t *cf)
 
     ngx_http_asana_ack_init();
 
-    for (i = 0; i < amcf->zones.nelts; i++) {
-
-        if (zones[i]->gateway) {
-            ngx_http_asana_gateway_init();
-            break;
-        }
+    if (gateway) {
+        ngx_http_asana_gateway_init();
     }
 
     return NGX_OK;
@@ -575,9 +573,9 @@ ngx_http_asana_hook_init(ngx_conf_t *cf)
 static ngx_int_t
 ngx_http_asana_hook_init_process(ngx_cycle_t *cycle)
 {
-    ngx_uint_t                        i;
-    ngx_http_asana_zone_conf_t      **zones;
-    ngx_http_asana_main_conf_t  *amcf;
+    ngx_uint_t                    i;
+    ngx_http_asana_main_conf_t   *amcf;
+    ngx_http_asana_zone_conf_t  **zones;
 
     if (ngx_process != NGX_PROCESS_WORKER && ngx_process != NGX_PROCESS_SINGLE)
     {
@@ -605,9 +603,9 @@ ngx_http_asana_hook_init_process(ngx_cycle_t *cycle)
 static void
 ngx_http_asana_hook_exit_process(ngx_cycle_t *cycle)
 {
-    ngx_uint_t                        i;
-    ngx_http_asana_zone_conf_t      **zones;
-    ngx_http_asana_main_conf_t  *amcf;
+    ngx_uint_t                    i;
+    ngx_http_asana_main_conf_t   *amcf;
+    ngx_http_asana_zone_conf_t  **zones;
 
     amcf = ngx_http_cycle_get_module_main_conf(cycle,
                                                ngx_http_asana_hook_module);
