@@ -13,8 +13,8 @@
 
 /*
  * The secrets of keys in shared memory.  Where the mutex of the slab pool is
- * taken, it is for a few pointer writes.  A hash is that of ngx_hash_key() over
- * the key.
+ * taken, it is for a few pointer writes.  A hash is that of ngx_hash_key()
+ * over the key.
  */
 
 typedef struct ngx_asana_cache_s  ngx_asana_cache_t;

@@ -29,7 +29,7 @@
 
 typedef struct {
     EVP_MAC_CTX           *ctx;
-    size_t                 len;        /* of the secret, 0: no key is ready */
+    size_t                 len;       /* of the secret; 0: it is not ready */
     u_char                 secret[NGX_ASANA_MAX_SECRET];
 } ngx_asana_hmac_key_t;
 

@@ -478,5 +478,5 @@ ngx_asana_json_hidden(uint32_t code)
            || code == 0x061c                       /* Arabic mark */
            || code == 0x200e || code == 0x200f     /* marks */
            || (code >= 0x2028 && code <= 0x202e)   /* separators, embedding */
-           || (code >= 0x2066 && code <= 0x2069);    /* isolates */
+           || (code >= 0x2066 && code <= 0x2069);  /* isolates */
 }

@@ -61,8 +61,7 @@ struct ngx_asana_secrets_s {
 
 /*
  * Starts with no secrets in the caller's buffer, which is aligned to eight
- * bytes and outlives them, or NULL with the size 0.  What does not fit is
- * allocated.
+ * bytes and outlives them; size may be 0.  What does not fit is allocated.
  */
 void ngx_asana_secrets_init(ngx_asana_secrets_t *secrets, u_char *buf,
     size_t size);
@@ -95,8 +94,7 @@ ngx_asana_secret_t *ngx_asana_secrets_by_text(ngx_asana_secrets_t *secrets,
 
 /*
  * Removes those that are pending for "pending" seconds or more, and takes
- * times after now, those of a clock that went wrong, for now: 1 if there were
- * some.
+ * times after now (a clock went wrong) for now: 1 if there were some.
  */
 ngx_uint_t ngx_asana_secrets_settle(ngx_asana_secrets_t *secrets, time_t now,
     time_t pending);

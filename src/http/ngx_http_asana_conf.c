@@ -493,7 +493,7 @@ failed:
 char *
 ngx_http_asana_conf_named(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
-    ngx_str_t       *value;
+    ngx_str_t        *value;
     ngx_shm_zone_t  **shm_zone;
 
     shm_zone = (ngx_shm_zone_t **) ((u_char *) conf + cmd->offset);
