@@ -25,10 +25,8 @@ typedef struct {
     ngx_str_node_t         sn;         /* must be first */
     ngx_queue_t            queue;
     uint64_t               version;
-    uint32_t               capacity;   /* of secrets, bytes */
-    uint32_t               size;       /* of secrets, bytes */
-    uint32_t               n;
-    u_char                 data[1];
+    ngx_asana_secrets_t    secrets;    /* behind the key */
+    u_char                 data[1];    /* the key */
 } ngx_asana_cache_entry_t;
 
 
@@ -42,15 +40,6 @@ struct ngx_asana_cache_s {
 };
 
 
-/* the secrets lie behind the key */
-
-#define ngx_asana_cache_entry_size(key_len)                                   \
-    ngx_align(offsetof(ngx_asana_cache_entry_t, data) + (key_len), 8)
-
-#define ngx_asana_cache_entry_secrets(entry)                                  \
-    ((u_char *) (entry) + ngx_asana_cache_entry_size((entry)->sn.str.len))
-
-
 static ngx_asana_cache_entry_t *ngx_asana_cache_alloc(
     ngx_asana_cache_t *cache, ngx_str_t *key, uint32_t hash, size_t size);
 static ngx_asana_cache_entry_t *ngx_asana_cache_lookup(
@@ -59,7 +48,7 @@ static void ngx_asana_cache_drop(ngx_asana_cache_t *cache,
     ngx_asana_cache_entry_t *entry);
 static ngx_asana_secret_t *ngx_asana_cache_secret(ngx_asana_cache_t *cache,
     ngx_str_t *key, uint32_t hash, u_char *id);
-static void ngx_asana_cache_add(ngx_asana_cache_entry_t *entry,
+static void ngx_asana_cache_add(ngx_asana_secrets_t *known,
     ngx_asana_secrets_t *secrets);
 
 
@@ -99,14 +88,14 @@ ngx_asana_cache_get(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
         entry = ngx_asana_cache_lookup(cache, &lookup->key, lookup->hash);
 
         if (entry == NULL
-            || entry->n == 0
+            || entry->secrets.n == 0
             || (version && entry->version != version))
         {
             ngx_shmtx_unlock(&cache->shpool->mutex);
             return NGX_DECLINED;
         }
 
-        size = entry->size;
+        size = entry->secrets.size;
 
         if (size <= secrets->capacity) {
             break;
@@ -119,9 +108,9 @@ ngx_asana_cache_get(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
         }
     }
 
-    ngx_memcpy(secrets->start, ngx_asana_cache_entry_secrets(entry), size);
+    ngx_memcpy(secrets->start, entry->secrets.start, size);
     secrets->size = size;
-    secrets->n = entry->n;
+    secrets->n = entry->secrets.n;
     lookup->version = entry->version;
 
     ngx_queue_remove(&entry->queue);
@@ -138,7 +127,7 @@ ngx_asana_cache_put(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
     ngx_uint_t moved)
 {
     u_char                   *p;
-    ngx_asana_secrets_t      *secrets;
+    ngx_asana_secrets_t      *known, *secrets;
     ngx_asana_cache_entry_t  *entry;
 
     secrets = lookup->secrets;
@@ -148,14 +137,15 @@ ngx_asana_cache_put(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
     entry = ngx_asana_cache_lookup(cache, &lookup->key, lookup->hash);
 
     if (entry) {
-        ngx_asana_cache_add(entry, secrets);
+        ngx_asana_cache_add(&entry->secrets, secrets);
     }
 
     if (moved || cache->forgets != lookup->forgets) {
         goto done;
     }
 
-    if (entry && (secrets->n == 0 || secrets->size > entry->capacity)) {
+    if (entry && (secrets->n == 0 || secrets->size > entry->secrets.capacity))
+    {
         ngx_asana_cache_drop(cache, entry);
         entry = NULL;
     }
@@ -172,17 +162,17 @@ ngx_asana_cache_put(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
         }
     }
 
+    known = &entry->secrets;
+
     /* a worker that is killed in here leaves none of them behind */
-    entry->n = 0;
+    known->n = 0;
 
-    p = ngx_cpymem(ngx_asana_cache_entry_secrets(entry), secrets->start,
-                   secrets->size);
+    p = ngx_cpymem(known->start, secrets->start, secrets->size);
+    ngx_explicit_memzero(p, known->capacity - secrets->size);
 
-    ngx_explicit_memzero(p, entry->capacity - secrets->size);
-
-    entry->size = (uint32_t) secrets->size;
+    known->size = secrets->size;
     entry->version = lookup->version;
-    entry->n = (uint32_t) secrets->n;
+    known->n = secrets->n;
 
 done:
 
@@ -199,7 +189,7 @@ ngx_asana_cache_alloc(ngx_asana_cache_t *cache, ngx_str_t *key, uint32_t hash,
     ngx_queue_t              *q;
     ngx_asana_cache_entry_t  *entry;
 
-    len = ngx_asana_cache_entry_size(key->len);
+    len = ngx_align(offsetof(ngx_asana_cache_entry_t, data) + key->len, 8);
 
     for (i = 0; /* void */ ; i++) {
         entry = ngx_slab_alloc_locked(cache->shpool, len + size);
@@ -221,8 +211,7 @@ ngx_asana_cache_alloc(ngx_asana_cache_t *cache, ngx_str_t *key, uint32_t hash,
     entry->sn.str.data = entry->data;
     ngx_memcpy(entry->data, key->data, key->len);
 
-    entry->capacity = (uint32_t) size;
-    entry->n = 0;
+    ngx_asana_secrets_init(&entry->secrets, (u_char *) entry + len, size);
 
     entry->sn.node.key = hash;
     ngx_rbtree_insert(&cache->rbtree, &entry->sn.node);
@@ -250,8 +239,7 @@ ngx_asana_cache_drop(ngx_asana_cache_t *cache, ngx_asana_cache_entry_t *entry)
     ngx_rbtree_delete(&cache->rbtree, &entry->sn.node);
     cache->entries--;
 
-    ngx_explicit_memzero(ngx_asana_cache_entry_secrets(entry),
-                         entry->capacity);
+    ngx_explicit_memzero(entry->secrets.start, entry->secrets.capacity);
     ngx_slab_free_locked(cache->shpool, entry);
 }
 
@@ -262,19 +250,11 @@ static ngx_asana_secret_t *
 ngx_asana_cache_secret(ngx_asana_cache_t *cache, ngx_str_t *key, uint32_t hash,
     u_char *id)
 {
-    ngx_asana_secrets_t       secrets;
     ngx_asana_cache_entry_t  *entry;
 
     entry = ngx_asana_cache_lookup(cache, key, hash);
-    if (entry == NULL) {
-        return NULL;
-    }
 
-    ngx_asana_secrets_init(&secrets, ngx_asana_cache_entry_secrets(entry),
-                           entry->capacity);
-    secrets.n = entry->n;
-
-    return ngx_asana_secrets_by_id(&secrets, id);
+    return entry ? ngx_asana_secrets_by_id(&entry->secrets, id) : NULL;
 }
 
 
@@ -289,7 +269,7 @@ ngx_asana_cache_merge(ngx_asana_cache_t *cache, ngx_str_t *key,
     entry = ngx_asana_cache_lookup(cache, key,
                                    ngx_hash_key(key->data, key->len));
     if (entry) {
-        ngx_asana_cache_add(entry, secrets);
+        ngx_asana_cache_add(&entry->secrets, secrets);
     }
 
     ngx_shmtx_unlock(&cache->shpool->mutex);
@@ -297,22 +277,16 @@ ngx_asana_cache_merge(ngx_asana_cache_t *cache, ngx_str_t *key,
 
 
 static void
-ngx_asana_cache_add(ngx_asana_cache_entry_t *entry,
-    ngx_asana_secrets_t *secrets)
+ngx_asana_cache_add(ngx_asana_secrets_t *known, ngx_asana_secrets_t *secrets)
 {
-    ngx_uint_t            i;
-    ngx_asana_secret_t   *s, *old;
-    ngx_asana_secrets_t   known;
-
-    ngx_asana_secrets_init(&known, ngx_asana_cache_entry_secrets(entry),
-                           entry->capacity);
-    known.n = entry->n;
+    ngx_uint_t           i;
+    ngx_asana_secret_t  *s, *old;
 
     s = ngx_asana_secrets_first(secrets);
 
     for (i = 0; i < secrets->n; i++) {
 
-        old = ngx_asana_secrets_by_id(&known, s->id);
+        old = ngx_asana_secrets_by_id(known, s->id);
 
         if (old) {
             s->deliveries = old->deliveries;

@@ -315,10 +315,7 @@ ngx_asana_policy_revoke(ngx_asana_policy_t *d)
             return NGX_ASANA_ABSENT;
         }
 
-        while (d->secrets->n) {
-            ngx_asana_secrets_remove(d->secrets,
-                                     ngx_asana_secrets_first(d->secrets));
-        }
+        ngx_asana_secrets_wipe(d->secrets);
 
         return NGX_ASANA_CHANGED;
     }
