@@ -18,7 +18,8 @@
 #                       do not must be in t/uncovered
 # make lint             shellcheck, perlcritic, tools/arrows
 # make bench            what deliveries and handshakes cost: docs/performance.md
-# make deb              build/deb/libnginx-mod-http-asana-hook_*.deb
+# make deb              build/deb/libnginx-mod-http-asana-hook*.deb, two of
+#                       them: the second one is for PostgreSQL
 # make install          into the modules directory of nginx, below DESTDIR
 # make clean
 
@@ -33,8 +34,9 @@ NGINX ?= nginx
 DESTDIR ?=
 
 MODULE = ngx_http_asana_hook_module
+POSTGRES = ngx_http_asana_hook_postgres_module
 SO = build/$(MODULE).so
-SOURCES = $(MODULE).c config $(wildcard src/*.[ch] src/*/*.[ch])
+SOURCES = $(MODULE).c $(POSTGRES).c config $(wildcard src/*.[ch] src/*/*.[ch])
 
 # nginx's handlers have parameters that not each of them needs
 WARNINGS = -Wall -Wextra -Wno-unused-parameter -Werror
@@ -92,8 +94,11 @@ coverage_ld = --coverage
 coverage_own = --coverage -fprofile-update=atomic
 
 $(SO): build/module/made
-	cp build/module/nginx/objs/$(MODULE).so $@.new
-	mv $@.new $@
+	for so in $(MODULE) $(POSTGRES); do \
+		rm -f build/$$so.so; \
+		[ ! -f build/module/nginx/objs/$$so.so ] || \
+		cp build/module/nginx/objs/$$so.so build/$$so.so || exit 1; \
+	done
 
 $(INSIDE:%=build/%/nginx-asana-hook): build/%/nginx-asana-hook: build/%/made
 	cp build/$*/nginx/objs/$(if $(filter $*,$(WRAPPED)),wrapped,nginx) $@.new
@@ -114,15 +119,17 @@ $(WRAPPED:%=build/%/made): t/lib/wrap.c tools/wrap tools/nginx-flags
 
 $(FLAVOURS:%=build/%/configured): build/%/configured: build/%/for \
 		config Makefile tools/configure
-	CC="$(CC)" tools/configure build/$* \
+	CC="$(CC)" ASANA_HOOK_POSTGRES=$(if $(filter $*,$(WRAPPED)),no,yes) \
+		tools/configure build/$* \
 		$(if $(filter module,$*),"$(NGINX_SRC)" dynamic,"$(TREE)" static) \
 		"$($*_flags) $(WARNINGS)" "$($*_ld)" $(OPTIONS)
 	touch $@
 
 $(INSIDE:%=build/%/configured): | $(TREE)
 
-# another nginx, compiler or options: configured anew
-FOR = $(NGINX_SRC) $(CC) $(CFLAGS) $(THREADS)
+# another nginx, compiler, options, or libpq where none was: configured anew
+FOR = $(NGINX_SRC) $(CC) $(CFLAGS) $(THREADS) \
+	$(wildcard /usr/include/postgresql/libpq-fe.h)
 
 $(FLAVOURS:%=build/%/for): always
 	@mkdir -p $(@D)
@@ -191,7 +198,7 @@ bench: all
 
 # of a copy, as the packager's tools write into the tree and beside it
 deb:
-	tools/install-packages build-essential debhelper
+	tools/install-packages build-essential debhelper libpq-dev
 	rm -rf build/deb
 	mkdir -p build/deb/source
 	tar -cf - --exclude=./build --exclude=./.git . | tar -xf - -C build/deb/source
@@ -202,7 +209,8 @@ deb:
 
 install: all
 	install -d "$(DESTDIR)$$(tools/modules-path $(NGINX))"
-	install -m 644 $(SO) "$(DESTDIR)$$(tools/modules-path $(NGINX))"
+	install -m 644 build/*.so \
+		"$(DESTDIR)$$(tools/modules-path $(NGINX))"
 
 clean:
 	rm -rf build

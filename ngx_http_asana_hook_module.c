@@ -6,6 +6,7 @@
 
 #include "ngx_http_asana_ack.h"
 #include "ngx_http_asana_api.h"
+#include "ngx_http_asana_define.h"
 #include "ngx_http_asana_gateway.h"
 #include "ngx_http_asana_handler.h"
 
@@ -58,7 +59,7 @@ static ngx_command_t  ngx_http_asana_hook_commands[] = {
 
     { ngx_string("asana_hook_zone"),
       NGX_HTTP_MAIN_CONF|NGX_CONF_2MORE,
-      ngx_http_asana_conf_zone,
+      ngx_http_asana_define,
       NGX_HTTP_MAIN_CONF_OFFSET,
       0,
       NULL },
@@ -257,6 +258,9 @@ ngx_http_asana_hook_create_main_conf(ngx_conf_t *cf)
         return NULL;
     }
 
+    /* of the configuration of before, which may have loaded another module */
+    ngx_http_asana_define_fleet = NULL;
+
     if (ngx_array_init(&amcf->zones, cf->pool, 1,
                        sizeof(ngx_http_asana_zone_conf_t *))
         != NGX_OK)
@@ -343,13 +347,15 @@ ngx_http_asana_hook_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
         azcf->gateway = 1;
     }
 
-    if (conf->hook
-        && conf->enroll
-        && conf->enroll->lengths == NULL
-        && ngx_strcmp(conf->enroll->value.data, "gateway") == 0)
-    {
+    if (conf->hook && conf->enroll) {
         azcf = conf->hook->data;
-        azcf->awaited = 1;
+
+        if (conf->enroll->lengths) {
+            azcf->perhaps = 1;
+
+        } else if (ngx_strcmp(conf->enroll->value.data, "gateway") == 0) {
+            azcf->awaited = 1;
+        }
     }
 
     return NGX_CONF_OK;

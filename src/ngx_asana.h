@@ -28,11 +28,15 @@
 #define NGX_ASANA_MAX_SECRET  255
 #define NGX_ASANA_MAX_GID     32
 
+/* words of a zone that a backend may use */
+#define NGX_ASANA_SHARED      8
+
 
 typedef struct ngx_asana_secrets_s  ngx_asana_secrets_t;
 typedef struct ngx_asana_change_s   ngx_asana_change_t;
 typedef struct ngx_asana_store_s    ngx_asana_store_t;
 typedef struct ngx_asana_zone_s     ngx_asana_zone_t;
+typedef struct ngx_asana_seal_s     ngx_asana_seal_t;
 
 
 #endif /* _NGX_ASANA_H_INCLUDED_ */

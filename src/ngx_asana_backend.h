@@ -12,8 +12,7 @@
 
 
 /*
- * The interface between the store and what it is kept in: a table of
- * functions for each kind of store, below src/store/.
+ * Between the store and what it is kept in: a table for each kind of store.
  */
 
 /* in the main thread: another host changed the key; NULL: any of them */
@@ -28,6 +27,10 @@ typedef struct {
     ngx_str_t               state;      /* a path, or a URI; ends with \0 */
     size_t                  max_size;   /* bytes */
     ngx_asana_limits_t      limits;
+    ngx_asana_seal_t       *seal;       /* NULL: nothing is encrypted */
+    ngx_msec_t              poll;       /* of a store that hosts share */
+    ngx_msec_t              timeout;
+    time_t                  stale;      /* seconds */
     ngx_asana_commit_pt     committed;
     ngx_asana_forget_pt     forget;
     void                   *data;       /* of both */
@@ -39,21 +42,16 @@ typedef struct {
     ngx_asana_task_pt       done;
 } ngx_asana_backend_conf_t;
 
-#define NGX_ASANA_SHARED  8
 
 typedef struct {
     uint64_t                keys;
     uint64_t                secrets;    /* pending ones as well */
     uint64_t                pending;
     uint64_t                used;       /* bytes */
+    uint64_t                contact;    /* milliseconds since the last */
     ngx_uint_t              readable;
     ngx_uint_t              writable;
 } ngx_asana_stat_t;
-
-
-/* NGX_OK: go on, NGX_DONE: enough */
-typedef ngx_int_t (*ngx_asana_visit_pt)(void *data, ngx_str_t *key,
-    ngx_asana_secrets_t *secrets);
 
 
 /*
@@ -67,6 +65,9 @@ typedef struct {
     /* 1: version() tells of each commit of anybody, find() is never late */
     ngx_uint_t              exact;
 
+    /* at configuration time: what is wrong with conf->state, or NULL */
+    const char           *(*check)(ngx_asana_backend_conf_t *conf);
+
     /* opens nothing; NULL: no memory */
     void                 *(*create)(ngx_asana_backend_conf_t *conf,
                                     ngx_log_t *log);
@@ -77,23 +78,20 @@ typedef struct {
     /* after the thread has ended */
     void                  (*close)(void *backend);
 
-    /*
-     * A number that every commit of any process changes; 0: not known.  It
-     * may be always the same one if conf->forget() tells of each of them.
-     */
+    /* a number that each commit changes, or conf->forget() tells; 0: unknown */
     uint64_t              (*version)(void *backend);
 
     /*
      * Appends the secrets of the key and sets the version.  NGX_OK, also if
-     * there are none; NGX_ERROR: not known; NGX_AGAIN: later, by
-     * lookup->complete() with one of these in lookup->rc, within some seconds;
-     * a timer of the backend holds a worker that exits for so long.
+     * there are none; NGX_ERROR: not known; NGX_AGAIN: within seconds, by
+     * lookup->complete() with one of these in lookup->rc; a timer of the
+     * backend holds a worker that exits
      */
     ngx_int_t             (*find)(void *backend, ngx_asana_lookup_t *lookup,
                                   ngx_log_t *log);
 
-    /* takes back a look-up that was NGX_AGAIN; NULL if none is */
-    void                  (*cancel)(void *backend, ngx_asana_lookup_t *lookup);
+    /* takes back a look-up or a listing that was NGX_AGAIN, by its queue */
+    void                  (*cancel)(void *backend, ngx_queue_t *q);
 
     /*
      * In the thread: decides on each task of the batch by the policy, makes
@@ -110,9 +108,8 @@ typedef struct {
      */
     ngx_int_t             (*adopt)(void *backend, ngx_log_t *log);
 
-    /* visits the keys behind "after" in order; returns what visit did last */
-    ngx_int_t             (*list)(void *backend, ngx_str_t *after,
-                                  ngx_asana_visit_pt visit, void *data,
+    /* visits the keys behind "after"; as find(), NGX_DONE as visit says */
+    ngx_int_t             (*list)(void *backend, ngx_asana_listing_t *listing,
                                   ngx_log_t *log);
 
     ngx_int_t             (*stat)(void *backend, ngx_asana_stat_t *stat,

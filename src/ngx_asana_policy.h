@@ -27,7 +27,9 @@ typedef enum {
     NGX_ASANA_PUT,           /* by the operator: comes confirmed */
     NGX_ASANA_CONFIRM,       /* by the gateway: a pending one becomes active */
     NGX_ASANA_REVOKE,        /* one secret, or all */
-    NGX_ASANA_NOTE           /* times of deliveries */
+    NGX_ASANA_NOTE,          /* times of deliveries */
+    NGX_ASANA_CALL,          /* a create call begins, named by the id */
+    NGX_ASANA_CALL_END       /* both only where hosts share a store */
 } ngx_asana_change_e;
 
 

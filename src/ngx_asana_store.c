@@ -184,19 +184,18 @@ ngx_asana_store_find(ngx_asana_store_t *store, ngx_asana_lookup_t *lookup)
 
 
 void
-ngx_asana_store_cancel(ngx_asana_store_t *store, ngx_asana_lookup_t *lookup)
+ngx_asana_store_cancel(ngx_asana_store_t *store, ngx_queue_t *q)
 {
-    store->backend->cancel(store->data, lookup);
+    store->backend->cancel(store->data, q);
 }
 
 
 ngx_int_t
-ngx_asana_store_list(ngx_asana_store_t *store, ngx_str_t *after,
-    ngx_asana_visit_pt visit, void *data)
+ngx_asana_store_list(ngx_asana_store_t *store, ngx_asana_listing_t *listing)
 {
     ngx_int_t  rc;
 
-    rc = store->backend->list(store->data, after, visit, data, ngx_cycle->log);
+    rc = store->backend->list(store->data, listing, ngx_cycle->log);
 
     if (rc == NGX_ERROR) {
         ngx_asana_store_prepare(store);

@@ -35,10 +35,9 @@ void ngx_asana_store_close(ngx_asana_store_t *store);
 uint64_t ngx_asana_store_version(ngx_asana_store_t *store);
 ngx_int_t ngx_asana_store_find(ngx_asana_store_t *store,
     ngx_asana_lookup_t *lookup);
-void ngx_asana_store_cancel(ngx_asana_store_t *store,
-    ngx_asana_lookup_t *lookup);
-ngx_int_t ngx_asana_store_list(ngx_asana_store_t *store, ngx_str_t *after,
-    ngx_asana_visit_pt visit, void *data);
+void ngx_asana_store_cancel(ngx_asana_store_t *store, ngx_queue_t *q);
+ngx_int_t ngx_asana_store_list(ngx_asana_store_t *store,
+    ngx_asana_listing_t *listing);
 ngx_int_t ngx_asana_store_stat(ngx_asana_store_t *store,
     ngx_asana_stat_t *stat);
 

@@ -14,14 +14,20 @@
 
 /* what a store is asked for: to change something, or to look a key up */
 
-typedef struct ngx_asana_task_s    ngx_asana_task_t;
-typedef struct ngx_asana_lookup_s  ngx_asana_lookup_t;
+typedef struct ngx_asana_task_s     ngx_asana_task_t;
+typedef struct ngx_asana_lookup_s   ngx_asana_lookup_t;
+typedef struct ngx_asana_listing_s  ngx_asana_listing_t;
 
 /* called once, in the main thread; the task is read only */
 typedef void (*ngx_asana_task_pt)(ngx_asana_task_t *task,
     ngx_asana_outcome_e outcome);
 
 typedef void (*ngx_asana_lookup_pt)(ngx_asana_lookup_t *lookup);
+typedef void (*ngx_asana_listing_pt)(ngx_asana_listing_t *listing);
+
+/* NGX_OK: go on, NGX_DONE: enough */
+typedef ngx_int_t (*ngx_asana_visit_pt)(ngx_asana_listing_t *listing,
+    ngx_str_t *key, ngx_asana_secrets_t *secrets);
 
 
 /* a change on its way; memory of its own, for it outlives requests */
@@ -54,6 +60,22 @@ struct ngx_asana_lookup_s {
     ngx_asana_lookup_pt     complete;   /* after NGX_AGAIN, for the zone */
     void                   *owner;      /* the zone */
     ngx_asana_lookup_pt     handler;    /* for who asked */
+    void                   *data;
+};
+
+
+/* a walk through keys in their order; it lies in the caller's memory, too */
+
+struct ngx_asana_listing_s {
+    ngx_queue_t             queue;
+    ngx_str_t               after;      /* the last key that is known */
+    ngx_uint_t              limit;      /* keys that are wanted at most */
+    ngx_int_t               rc;         /* what visit did last, NGX_ERROR */
+    ngx_asana_visit_pt      visit;      /* of the zone */
+    ngx_asana_listing_pt    complete;   /* after NGX_AGAIN, for the zone */
+    void                   *owner;      /* the zone */
+    ngx_asana_visit_pt      shown;      /* for who asked */
+    ngx_asana_listing_pt    handler;
     void                   *data;
 };
 

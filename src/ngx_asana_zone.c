@@ -37,18 +37,12 @@ struct ngx_asana_zone_s {
 };
 
 
-typedef struct {
-    ngx_asana_zone_t          *zone;
-    ngx_asana_visit_pt         visit;
-    void                      *data;
-} ngx_asana_zone_visit_t;
-
-
 static ngx_int_t ngx_asana_zone_found(ngx_asana_zone_t *zone,
     ngx_asana_lookup_t *lookup);
 static void ngx_asana_zone_found_handler(ngx_asana_lookup_t *lookup);
-static ngx_int_t ngx_asana_zone_visit(void *data, ngx_str_t *key,
-    ngx_asana_secrets_t *secrets);
+static ngx_int_t ngx_asana_zone_visit(ngx_asana_listing_t *listing,
+    ngx_str_t *key, ngx_asana_secrets_t *secrets);
+static void ngx_asana_zone_listed(ngx_asana_listing_t *listing);
 static time_t ngx_asana_zone_interval(ngx_asana_zone_t *zone);
 static void ngx_asana_zone_write_back(ngx_asana_zone_t *zone, ngx_str_t *key,
     time_t verified, u_char *id);
@@ -196,9 +190,9 @@ ngx_asana_zone_find(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
 
 
 void
-ngx_asana_zone_cancel(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
+ngx_asana_zone_cancel(ngx_asana_zone_t *zone, ngx_queue_t *q)
 {
-    ngx_asana_store_cancel(zone->store, lookup);
+    ngx_asana_store_cancel(zone->store, q);
 }
 
 
@@ -265,34 +259,40 @@ ngx_asana_zone_moved(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
 
 
 ngx_int_t
-ngx_asana_zone_list(ngx_asana_zone_t *zone, ngx_str_t *after,
-    ngx_asana_visit_pt visit, void *data)
+ngx_asana_zone_list(ngx_asana_zone_t *zone, ngx_asana_listing_t *listing)
 {
-    ngx_asana_zone_visit_t  v;
+    listing->visit = ngx_asana_zone_visit;
+    listing->complete = ngx_asana_zone_listed;
+    listing->owner = zone;
 
-    v.zone = zone;
-    v.visit = visit;
-    v.data = data;
-
-    return ngx_asana_store_list(zone->store, after, ngx_asana_zone_visit, &v);
+    return ngx_asana_store_list(zone->store, listing);
 }
 
 
 static ngx_int_t
-ngx_asana_zone_visit(void *data, ngx_str_t *key, ngx_asana_secrets_t *secrets)
+ngx_asana_zone_visit(ngx_asana_listing_t *listing, ngx_str_t *key,
+    ngx_asana_secrets_t *secrets)
 {
-    ngx_asana_zone_visit_t *v = data;
+    ngx_asana_zone_t  *zone;
 
-    ngx_asana_secrets_settle(secrets, ngx_time(),
-                             v->zone->conf->limits.pending);
+    zone = listing->owner;
+
+    ngx_asana_secrets_settle(secrets, ngx_time(), zone->conf->limits.pending);
 
     if (secrets->n == 0) {
         return NGX_OK;
     }
 
-    ngx_asana_cache_merge(v->zone->sh->cache, key, secrets);
+    ngx_asana_cache_merge(zone->sh->cache, key, secrets);
 
-    return v->visit(v->data, key, secrets);
+    return listing->shown(listing, key, secrets);
+}
+
+
+static void
+ngx_asana_zone_listed(ngx_asana_listing_t *listing)
+{
+    listing->handler(listing);
 }
 
 
@@ -352,6 +352,14 @@ ngx_asana_zone_write_back(ngx_asana_zone_t *zone, ngx_str_t *key,
 ngx_int_t
 ngx_asana_zone_post(ngx_asana_zone_t *zone, ngx_asana_task_t *task)
 {
+    if (zone->store == NULL) {
+
+        /* the worker has ended */
+
+        ngx_asana_task_free(task);
+        return NGX_ERROR;
+    }
+
     return ngx_asana_store_post(zone->store, task);
 }
 

@@ -52,7 +52,7 @@ void ngx_asana_zone_close(ngx_asana_zone_t *zone);
  */
 ngx_int_t ngx_asana_zone_find(ngx_asana_zone_t *zone,
     ngx_asana_lookup_t *lookup);
-void ngx_asana_zone_cancel(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup);
+void ngx_asana_zone_cancel(ngx_asana_zone_t *zone, ngx_queue_t *q);
 
 /* Whether a look-up always tells what the store says now; else see "fresh". */
 ngx_uint_t ngx_asana_zone_exact(ngx_asana_zone_t *zone);
@@ -65,8 +65,8 @@ ngx_uint_t ngx_asana_zone_moved(ngx_asana_zone_t *zone,
 ngx_int_t ngx_asana_zone_post(ngx_asana_zone_t *zone, ngx_asana_task_t *task);
 
 /* As the store's, without expired secrets, with what the zone has counted. */
-ngx_int_t ngx_asana_zone_list(ngx_asana_zone_t *zone, ngx_str_t *after,
-    ngx_asana_visit_pt visit, void *data);
+ngx_int_t ngx_asana_zone_list(ngx_asana_zone_t *zone,
+    ngx_asana_listing_t *listing);
 ngx_int_t ngx_asana_zone_stat(ngx_asana_zone_t *zone, ngx_asana_stat_t *stat);
 
 /*

@@ -12,6 +12,7 @@ use IO::Socket::UNIX;
 use JSON::PP qw(decode_json);
 use Test::More;
 
+use Postgres;
 use Receiver qw(port request response secret_id sign wait_for);
 
 # nginx leaves the TLS sessions with its upstreams to the end of the process
@@ -65,7 +66,7 @@ sub example {
     my ($name, %more) = @_;
     my $t = Receiver->new(%{ delete $more{receiver} || {} });
     $t->{metrics} = port();
-    $t->{tls}     = $name ne 'balancer';
+    $t->{tls}     = $name !~ /^(?:balancer|fleet)$/;
     $t->{example} = $name;
     mkdir "$t->{dir}/run" or die $!;
     mkdir "$t->{dir}/run/$_" or die $! for qw(app asana-hook php);
@@ -85,14 +86,17 @@ sub adapted {
     my $text = do { local $/ = undef; <$fh> };
     close $fh;
 
-    $text =~ s{^load_module .*}{}m if $ENV{ASANA_HOOK_STATIC};
+    $text =~ s{^load_module .*}{}mg if $ENV{ASANA_HOOK_STATIC};
     $text =~ s{^user .*}{}m        if $> != 0;
     my @paths = map {"${_}_temp_path $dir/tmp-$_;"}
         qw(client_body proxy fastcgi uwsgi scgi);
     $text =~ s/^http \{/http { @paths/m;
 
+    (my $postgres = $so) =~ s/hook_module/hook_postgres_module/;
+
     my %place = (
-        'modules/ngx_http_asana_hook_module.so' => $so,
+        'modules/ngx_http_asana_hook_module.so'          => $so,
+        'modules/ngx_http_asana_hook_postgres_module.so' => $postgres,
         '/var/lib/nginx'                        => $dir,
         '/var/log/nginx'                        => $dir,
         '/run/nginx.pid'                        => "$dir/nginx.pid",
@@ -212,9 +216,12 @@ sub drive {
         is scalar(() = $got->()), 0, 'nothing arrives';
     }
 
-    like tool($t, 'list'), qr{^hooks\.example\.com\Q$path\E +}m,
+    # of a fleet it knows single keys alone
+
+    my @list = $name eq 'fleet' ? ('show', "hooks.example.com$path") : 'list';
+    like tool($t, @list), qr{^hooks\.example\.com\Q$path\E +}m,
         'the control API lists the key';
-    like tool($t, 'list'), qr/ @{[secret_id($secret)]} +active /,
+    like tool($t, @list), qr/ @{[secret_id($secret)]} +active /,
         'and the secret';
     my $s = $t->connection($t->{metrics});
     request($s, "GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
@@ -302,6 +309,53 @@ for my $name (qw(receiver many node)) {
     ok wait_for(sub { $t->slurp('access.log') =~ /^203\.0\.113\.9 .*UNSIGNED/m }),
         'the client is logged, and not what it says of itself';
     $t->end;
+}
+
+# two hosts, with a database of the test instead of the example's
+
+$driven{fleet} = 1;
+
+SKIP: {
+    my $missing = Postgres->missing;
+    skip $missing, 1 if $missing;
+    skip 'make found no libpq', 1
+        if !$ENV{ASANA_HOOK_STATIC}
+        && !-f ($ENV{ASANA_HOOK_MODULE}
+            || 'build/ngx_http_asana_hook_module.so')
+        =~ s/hook_module/hook_postgres_module/r;
+
+    open my $fh, '<', 'conf/fleet.conf' or die $!;
+    my $text = do { local $/ = undef; <$fh> };
+    close $fh;
+    my ($uri) = $text =~ /state=(postgresql:\S+)/;
+    my ($command) = $text =~ /^# +(.*umask.*)/m;
+
+    my $pg = Postgres->new;
+    system 'sh', '-c', "cd $pg->{dir} && $command";
+    is sprintf('%o', (stat "$pg->{dir}/asana_hook.key")[2] & 4095), 600,
+        'fleet: the key is made as the example says';
+    my $t = example('fleet',
+        '/etc/nginx/asana_hook.key' => "$pg->{dir}/asana_hook.key");
+    my ($code, $said) = $t->nginx('-t');
+    is $code, 0, 'its URI is good' or diag $said;
+    $t->end;
+
+    my @hosts = map {
+        started(example(
+            'fleet',
+            $uri                        => $pg->uri,
+            '/etc/nginx/asana_hook.key' => "$pg->{dir}/asana_hook.key"
+        )->app)
+    } 1, 2;
+    drive($hosts[0], '/receive-webhook/1200', http_app($hosts[0]));
+    is deliver($hosts[1], '/receive-webhook/1200', $secret, $body)->{status},
+        200, 'fleet: the other host has the secret';
+    is((http_app($hosts[1])->())[1], 'VERIFIED', 'and its application is told');
+    is deliver($hosts[1], '/receive-webhook/1200', "$secret-other", $body)
+        ->{status}, 403, 'a forged one does not pass there';
+    is send_to($_, 'GET', '/health', undef)->{status}, 204, 'health' for @hosts;
+    $_->end for @hosts;
+    $pg->end;
 }
 
 # FastCGI, uwsgi, and HTTP over a unix socket: a server that writes down what

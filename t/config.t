@@ -71,6 +71,22 @@ for my $value (
     bad $value, "$p \"$value\"", "$zone $value;";
 }
 
+# a store that hosts share, which this configuration does not load
+
+for my $value ('poll=1s', 'timeout=2s', 'stale=1h') {
+    my ($name) = $value =~ /^(\w+)/;
+    bad "$value with a directory", "$p \"$name=\" has no use.*a directory",
+        "$zone $value;";
+}
+SKIP: {
+    skip 'the module is inside', 4 if $ENV{ASANA_HOOK_STATIC};
+    for my $uri ('postgresql://a@b/c', 'postgres://b/c?x=y') {
+        bad $uri, "$p \"state=postgresql:\" needs.*postgres_module.*load_module",
+            "asana_hook_zone \$uri zone=a:1m state=$uri;";
+    }
+}
+bad 'a size of what is somewhere else', "$p \"max_size=\" has no use.*Postgre",
+    'asana_hook_zone $uri zone=a:1m max_size=1m state=postgresql://b/c;';
 bad 'the zone twice', 'asana_hook_zone.*"hooks" twice',
     "$zone; asana_hook_zone \$uri zone=hooks:1m state=$t->{dir}/other;";
 bad 'the state twice', "$p \"state=[^\"]*\" is already used",

@@ -22,7 +22,8 @@
 
 
 typedef struct {
-    ngx_http_asana_text_t          *out;
+    ngx_asana_listing_t             listing;    /* must be first */
+    ngx_http_asana_text_t           out;
     ngx_http_asana_zone_conf_t     *azcf;
     ngx_int_t                       left;
     ngx_str_t                       last;
@@ -38,8 +39,10 @@ static ngx_int_t ngx_http_asana_api_metrics(ngx_http_request_t *r,
     ngx_http_asana_zone_conf_t *azcf);
 static ngx_int_t ngx_http_asana_api_list(ngx_http_request_t *r,
     ngx_http_asana_zone_conf_t *azcf, ngx_http_asana_args_t *args);
-static ngx_int_t ngx_http_asana_api_page(void *data, ngx_str_t *key,
-    ngx_asana_secrets_t *set);
+static ngx_int_t ngx_http_asana_api_page(ngx_asana_listing_t *listing,
+    ngx_str_t *key, ngx_asana_secrets_t *secrets);
+static ngx_int_t ngx_http_asana_api_listed(ngx_http_asana_ctx_t *ctx,
+    ngx_int_t rc);
 static ngx_int_t ngx_http_asana_api_key(ngx_http_request_t *r,
     ngx_http_asana_zone_conf_t *azcf, ngx_str_t *key);
 static ngx_int_t ngx_http_asana_api_found(ngx_http_asana_ctx_t *ctx,
@@ -287,56 +290,81 @@ static ngx_int_t
 ngx_http_asana_api_list(ngx_http_request_t *r,
     ngx_http_asana_zone_conf_t *azcf, ngx_http_asana_args_t *args)
 {
-    ngx_int_t               rc;
-    ngx_http_asana_page_t   page;
-    ngx_http_asana_text_t   out;
+    ngx_http_asana_ctx_t   *ctx;
+    ngx_http_asana_page_t  *page;
 
-    ngx_http_asana_api_start(&out, r);
-    ngx_http_asana_text(&out, "{\"hooks\":[");
+    ctx = ngx_http_asana_request_create(r, azcf, NGX_ASANA_COUNTS,
+                                        ngx_http_asana_api_end);
+    page = ngx_pcalloc(r->pool, sizeof(ngx_http_asana_page_t));
 
-    page.out = &out;
-    page.azcf = azcf;
-    page.left = args->limit;
-    page.last.len = 0;
-    page.last.data = page.buf;
-
-    rc = ngx_asana_zone_list(azcf->zone, &args->value[NGX_HTTP_ASANA_ARG_AFTER],
-                             ngx_http_asana_api_page, &page);
-
-    if (rc == NGX_ERROR) {
-        return ngx_http_asana_api_unknown(r);
+    if (ctx == NULL || page == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    if (rc == NGX_DONE) {
-        ngx_http_asana_text(&out, "],\"next\":\"");
-        ngx_http_asana_text_escaped(&out, &page.last);
-        ngx_http_asana_text(&out, "\"}\n");
+    ctx->data = page;
 
-    } else {
-        ngx_http_asana_text(&out, "],\"next\":null}\n");
-    }
+    ngx_http_asana_api_start(&page->out, r);
+    ngx_http_asana_text(&page->out, "{\"hooks\":[");
 
-    return ngx_http_asana_api_send(r, NGX_HTTP_OK, "application/json", &out);
+    page->azcf = azcf;
+    page->left = args->limit;
+    page->last.data = page->buf;
+
+    /* one more tells whether there is another page */
+
+    page->listing.after = args->value[NGX_HTTP_ASANA_ARG_AFTER];
+    page->listing.limit = args->limit + 1;
+    page->listing.shown = ngx_http_asana_api_page;
+
+    return ngx_http_asana_api_wait(ctx,
+                                   ngx_http_asana_request_list(ctx,
+                                                 &page->listing,
+                                                 ngx_http_asana_api_listed));
 }
 
 
 static ngx_int_t
-ngx_http_asana_api_page(void *data, ngx_str_t *key,
+ngx_http_asana_api_listed(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
+{
+    ngx_http_asana_page_t  *page;
+
+    page = ctx->data;
+
+    if (rc == NGX_ERROR) {
+        return ngx_http_asana_api_unknown(ctx->r);
+    }
+
+    if (rc == NGX_DONE) {
+        ngx_http_asana_text(&page->out, "],\"next\":\"");
+        ngx_http_asana_text_escaped(&page->out, &page->last);
+        ngx_http_asana_text(&page->out, "\"}\n");
+
+    } else {
+        ngx_http_asana_text(&page->out, "],\"next\":null}\n");
+    }
+
+    return ngx_http_asana_api_send(ctx->r, NGX_HTTP_OK, "application/json",
+                                   &page->out);
+}
+
+
+static ngx_int_t
+ngx_http_asana_api_page(ngx_asana_listing_t *listing, ngx_str_t *key,
     ngx_asana_secrets_t *secrets)
 {
-    ngx_http_asana_page_t *page = data;
+    ngx_http_asana_page_t *page = (ngx_http_asana_page_t *) listing;
 
     if (page->left == 0
-        || (page->last.len && page->out->size > NGX_HTTP_ASANA_PAGE))
+        || (page->last.len && page->out.size > NGX_HTTP_ASANA_PAGE))
     {
         return NGX_DONE;
     }
 
     if (page->last.len) {
-        ngx_http_asana_text(page->out, ",");
+        ngx_http_asana_text(&page->out, ",");
     }
 
-    ngx_http_asana_text_hook(page->out, page->azcf, key, secrets);
+    ngx_http_asana_text_hook(&page->out, page->azcf, key, secrets);
 
     page->left--;
     page->last.len = key->len;

@@ -6,367 +6,14 @@
 
 #include "ngx_http_asana_conf.h"
 
-#include "ngx_asana_lmdb.h"
 
-
-typedef enum {
-    NGX_HTTP_ASANA_PARAM_NONE = 0,
-    NGX_HTTP_ASANA_PARAM_ZONE,
-    NGX_HTTP_ASANA_PARAM_STATE,
-    NGX_HTTP_ASANA_PARAM_SIZE,
-    NGX_HTTP_ASANA_PARAM_TIME,
-    NGX_HTTP_ASANA_PARAM_NUMBER
-} ngx_http_asana_conf_param_e;
-
-
-typedef struct {
-    ngx_str_t                    name;
-    ngx_http_asana_conf_param_e  type;
-    size_t                       offset;
-    ngx_int_t                    preset;
-    ngx_int_t                    min;
-    ngx_int_t                    max;
-} ngx_http_asana_conf_param_t;
-
-
-#define ngx_http_asana_conf_field(azcf, param)                                \
-    (ngx_int_t *) ((u_char *) (azcf) + (param)->offset)
-
-
-static char *ngx_http_asana_conf_add(ngx_conf_t *cf,
-    ngx_http_asana_zone_conf_t *azcf, ssize_t size);
-static ngx_int_t ngx_http_asana_conf_init_zone(ngx_shm_zone_t *shm_zone,
-    void *data);
 static ngx_http_asana_zone_conf_t *ngx_http_asana_conf_before(
     ngx_shm_zone_t *shm_zone);
 static ngx_int_t ngx_http_asana_conf_unique(
     ngx_http_asana_zone_conf_t *azcf, ngx_log_t *log);
-static ngx_int_t ngx_http_asana_conf_parameter(ngx_conf_t *cf,
-    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *value, ssize_t *size);
-static ngx_int_t ngx_http_asana_conf_name(ngx_conf_t *cf,
-    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *value, ngx_str_t *s,
-    ssize_t *size);
-static ngx_int_t ngx_http_asana_conf_state(ngx_conf_t *cf,
-    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *value, ngx_str_t *s);
-static ngx_int_t ngx_http_asana_conf_number(ngx_conf_t *cf,
-    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *value, ngx_str_t *s,
-    ngx_http_asana_conf_param_t *param);
 
 
-static ngx_http_asana_conf_param_t  ngx_http_asana_conf_params[] = {
-
-    { ngx_string("zone="), NGX_HTTP_ASANA_PARAM_ZONE, 0, 0, 0, 0 },
-    { ngx_string("state="), NGX_HTTP_ASANA_PARAM_STATE, 0, 0, 0, 0 },
-
-    { ngx_string("max_size="), NGX_HTTP_ASANA_PARAM_SIZE,
-      offsetof(ngx_http_asana_zone_conf_t, store.max_size),
-      256 * 1024 * 1024, 1024 * 1024, NGX_MAX_INT_T_VALUE },
-
-    { ngx_string("inactive="), NGX_HTTP_ASANA_PARAM_TIME,
-      offsetof(ngx_http_asana_zone_conf_t, store.limits.inactive),
-      24 * 60 * 60, 1, NGX_MAX_INT32_VALUE },
-
-    { ngx_string("pending="), NGX_HTTP_ASANA_PARAM_TIME,
-      offsetof(ngx_http_asana_zone_conf_t, store.limits.pending),
-      5 * 60, 1, NGX_MAX_INT32_VALUE },
-
-    { ngx_string("max_secrets="), NGX_HTTP_ASANA_PARAM_NUMBER,
-      offsetof(ngx_http_asana_zone_conf_t, store.limits.max_secrets),
-      16, 1, 1000 },
-
-    { ngx_null_string, NGX_HTTP_ASANA_PARAM_NONE, 0, 0, 0, 0 }
-};
-
-
-char *
-ngx_http_asana_conf_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
-{
-    ngx_http_asana_main_conf_t *amcf = conf;
-
-    ssize_t                            size;
-    ngx_str_t                         *value;
-    ngx_uint_t                         i;
-    ngx_http_asana_zone_conf_t        *azcf;
-    ngx_http_asana_conf_param_t       *param;
-    ngx_http_compile_complex_value_t   ccv;
-
-    value = cf->args->elts;
-
-    azcf = ngx_pcalloc(cf->pool, sizeof(ngx_http_asana_zone_conf_t));
-    if (azcf == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    for (param = ngx_http_asana_conf_params; param->name.len; param++) {
-        if (param->preset) {
-            *ngx_http_asana_conf_field(azcf, param) = param->preset;
-        }
-    }
-
-    if (value[1].len == 0) {
-        return "has an empty key";
-    }
-
-    ngx_memzero(&ccv, sizeof(ngx_http_compile_complex_value_t));
-
-    ccv.cf = cf;
-    ccv.value = &value[1];
-    ccv.complex_value = &azcf->key;
-
-    if (ngx_http_compile_complex_value(&ccv) != NGX_OK) {
-        return NGX_CONF_ERROR;
-    }
-
-    size = 0;
-    azcf->zones = &amcf->zones;
-
-    for (i = 2; i < cf->args->nelts; i++) {
-        if (ngx_http_asana_conf_parameter(cf, azcf, &value[i], &size)
-            != NGX_OK)
-        {
-            return NGX_CONF_ERROR;
-        }
-    }
-
-    if (azcf->name.len == 0 || azcf->path == NULL) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"asana_hook_zone\" must have the parameter "
-                           "\"%s=\"", azcf->name.len ? "state" : "zone");
-        return NGX_CONF_ERROR;
-    }
-
-    return ngx_http_asana_conf_add(cf, azcf, size);
-}
-
-
-static char *
-ngx_http_asana_conf_add(ngx_conf_t *cf, ngx_http_asana_zone_conf_t *azcf,
-    ssize_t size)
-{
-    ngx_shm_zone_t               *shm_zone;
-    ngx_http_asana_zone_conf_t  **zp;
-
-    shm_zone = ngx_shared_memory_add(cf, &azcf->name, size,
-                                     &ngx_http_asana_hook_module);
-    if (shm_zone == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    if (shm_zone->data) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"asana_hook_zone\" defines the zone \"%V\" twice",
-                           &azcf->name);
-        return NGX_CONF_ERROR;
-    }
-
-    zp = ngx_array_push(azcf->zones);
-    if (zp == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    *zp = azcf;
-
-    azcf->store.zone = azcf->name;
-    azcf->store.state = azcf->path->name;
-
-    azcf->zone = ngx_asana_zone_create(cf->pool, &ngx_asana_lmdb,
-                                       &azcf->store);
-    if (azcf->zone == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    shm_zone->init = ngx_http_asana_conf_init_zone;
-    shm_zone->data = azcf;
-
-    return NGX_CONF_OK;
-}
-
-
-static ngx_int_t
-ngx_http_asana_conf_parameter(ngx_conf_t *cf,
-    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *value, ssize_t *size)
-{
-    ngx_str_t                     s;
-    ngx_http_asana_conf_param_t  *param;
-
-    for (param = ngx_http_asana_conf_params; param->name.len; param++) {
-        if (value->len > param->name.len
-            && ngx_strncmp(value->data, param->name.data, param->name.len)
-               == 0)
-        {
-            break;
-        }
-    }
-
-    s.data = value->data + param->name.len;
-    s.len = value->len - param->name.len;
-
-    switch (param->type) {
-
-    case NGX_HTTP_ASANA_PARAM_ZONE:
-        return ngx_http_asana_conf_name(cf, azcf, value, &s, size);
-
-    case NGX_HTTP_ASANA_PARAM_STATE:
-        return ngx_http_asana_conf_state(cf, azcf, value, &s);
-
-    case NGX_HTTP_ASANA_PARAM_NONE:
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid \"asana_hook_zone\" parameter \"%V\"",
-                           value);
-        return NGX_ERROR;
-
-    default:
-        return ngx_http_asana_conf_number(cf, azcf, value, &s, param);
-    }
-}
-
-
-static ngx_int_t
-ngx_http_asana_conf_name(ngx_conf_t *cf, ngx_http_asana_zone_conf_t *azcf,
-    ngx_str_t *value, ngx_str_t *s, ssize_t *size)
-{
-    u_char     *p;
-    ngx_str_t   bytes;
-
-    p = ngx_strlchr(s->data, s->data + s->len, ':');
-
-    if (p == NULL || p == s->data) {
-        goto invalid;
-    }
-
-    azcf->name.data = s->data;
-    azcf->name.len = p - s->data;
-
-    bytes.data = p + 1;
-    bytes.len = s->data + s->len - bytes.data;
-
-    if (azcf->name.len == 3 && ngx_strncmp(azcf->name.data, "off", 3) == 0) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"asana_hook_zone\" parameter \"%V\" names the "
-                           "zone \"off\", which is what turns a receiver off; "
-                           "give it another name", value);
-        return NGX_ERROR;
-    }
-
-    *size = ngx_parse_size(&bytes);
-
-    if (*size == NGX_ERROR) {
-        goto invalid;
-    }
-
-    if (*size < (ssize_t) (8 * ngx_pagesize)) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"asana_hook_zone\" parameter \"%V\" is too "
-                           "small, at least %uzk is needed", value,
-                           8 * ngx_pagesize / 1024);
-        return NGX_ERROR;
-    }
-
-    return NGX_OK;
-
-invalid:
-
-    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                       "invalid \"asana_hook_zone\" parameter \"%V\", it must "
-                       "be \"zone=name:size\"", value);
-    return NGX_ERROR;
-}
-
-
-static ngx_int_t
-ngx_http_asana_conf_number(ngx_conf_t *cf,
-    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *value, ngx_str_t *s,
-    ngx_http_asana_conf_param_t *param)
-{
-    ngx_int_t    n;
-    const char  *unit;
-
-    switch (param->type) {
-
-    case NGX_HTTP_ASANA_PARAM_SIZE:
-        n = (ngx_int_t) ngx_parse_offset(s);
-        unit = " bytes (or with \"k\", \"m\", \"g\")";
-        break;
-
-    case NGX_HTTP_ASANA_PARAM_TIME:
-        n = ngx_parse_time(s, 1);
-        unit = " seconds (or with \"s\", \"m\", \"h\", \"d\")";
-        break;
-
-    default: /* NGX_HTTP_ASANA_PARAM_NUMBER */
-        n = ngx_atoi(s->data, s->len);
-        unit = "";
-    }
-
-    if (n < param->min || n > param->max) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid \"asana_hook_zone\" parameter \"%V\", it "
-                           "must be %i to %i%s", value, param->min, param->max,
-                           unit);
-        return NGX_ERROR;
-    }
-
-    *ngx_http_asana_conf_field(azcf, param) = n;
-
-    return NGX_OK;
-}
-
-
-/* a path that nginx makes for its workers, as it makes "proxy_temp_path" */
-
-static ngx_int_t
-ngx_http_asana_conf_state(ngx_conf_t *cf,
-    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *value, ngx_str_t *s)
-{
-    ngx_uint_t                    i;
-    ngx_path_t                   *path;
-    ngx_http_asana_zone_conf_t  **zones;
-
-    path = ngx_pcalloc(cf->pool, sizeof(ngx_path_t));
-    if (path == NULL) {
-        return NGX_ERROR;
-    }
-
-    while (s->len > 1 && s->data[s->len - 1] == '/') {
-        s->len--;
-    }
-
-    path->name.len = s->len;
-    path->name.data = ngx_pnalloc(cf->pool, s->len + 1);
-    if (path->name.data == NULL) {
-        return NGX_ERROR;
-    }
-
-    ngx_cpystrn(path->name.data, s->data, s->len + 1);
-
-    if (ngx_conf_full_name(cf->cycle, &path->name, 0) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    zones = azcf->zones->elts;
-
-    for (i = 0; i < azcf->zones->nelts; i++) {
-        if (ngx_strcmp(zones[i]->path->name.data, path->name.data) == 0) {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "\"asana_hook_zone\" parameter \"%V\" is "
-                               "already used by the zone \"%V\"", value,
-                               &zones[i]->name);
-            return NGX_ERROR;
-        }
-    }
-
-    path->data = azcf;
-    path->conf_file = cf->conf_file->file.name.data;
-    path->line = cf->conf_file->line;
-    azcf->path = path;
-
-    return ngx_add_path(cf, &azcf->path);
-}
-
-
-/* an ngx_shm_zone_init_pt: in the master */
-
-static ngx_int_t
+ngx_int_t
 ngx_http_asana_conf_init_zone(ngx_shm_zone_t *shm_zone, void *data)
 {
     ngx_http_asana_zone_conf_t *old = data;
@@ -376,7 +23,9 @@ ngx_http_asana_conf_init_zone(ngx_shm_zone_t *shm_zone, void *data)
 
     azcf = shm_zone->data;
 
-    if (ngx_http_asana_conf_unique(azcf, shm_zone->shm.log) != NGX_OK) {
+    if (azcf->path
+        && ngx_http_asana_conf_unique(azcf, shm_zone->shm.log) != NGX_OK)
+    {
         return NGX_ERROR;
     }
 
@@ -388,7 +37,8 @@ ngx_http_asana_conf_init_zone(ngx_shm_zone_t *shm_zone, void *data)
 
     if (old
         && (ngx_strcmp(azcf->key.value.data, old->key.value.data) != 0
-            || ngx_strcmp(azcf->path->name.data, old->path->name.data) != 0))
+            || ngx_strcmp(azcf->store.state.data, old->store.state.data)
+               != 0))
     {
         ngx_log_error(NGX_LOG_EMERG, shm_zone->shm.log, 0,
                       "asana_hook_zone \"%V\" uses the key \"%V\" and "
@@ -396,7 +46,7 @@ ngx_http_asana_conf_init_zone(ngx_shm_zone_t *shm_zone, void *data)
                       "\"%V\" and the state \"%V\"; give the changed "
                       "zone another name, or restart nginx",
                       &shm_zone->shm.name, &azcf->key.value,
-                      &azcf->path->name, &old->key.value, &old->path->name);
+                      &azcf->store.state, &old->key.value, &old->store.state);
         return NGX_ERROR;
     }
 
@@ -459,6 +109,10 @@ ngx_http_asana_conf_unique(ngx_http_asana_zone_conf_t *azcf, ngx_log_t *log)
     zones = azcf->zones->elts;
 
     for (i = 0; zones[i] != azcf; i++) {
+
+        if (zones[i]->path == NULL) {
+            continue;
+        }
 
         name = &zones[i]->path->name;
 

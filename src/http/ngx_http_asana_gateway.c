@@ -12,6 +12,7 @@
 
 
 #include "ngx_http_asana_gateway.h"
+#include "ngx_http_asana_call.h"
 #include "ngx_http_asana_site.h"
 
 #include "ngx_asana_json.h"
@@ -25,9 +26,9 @@
 
 
 typedef struct {
+    ngx_http_asana_call_t         call;      /* must be first */
     ngx_http_asana_ctx_t         *ctx;
     ngx_uint_t                    log_level;
-    ngx_asana_create_t            call;      /* in flight */
 
     u_char                       *start;     /* the answer so far */
     size_t                        len;
@@ -72,6 +73,7 @@ static ngx_str_t  ngx_http_asana_gateway_member = ngx_string("X-Hook-Secret");
 ngx_int_t
 ngx_http_asana_gateway(ngx_http_request_t *r, ngx_http_asana_zone_conf_t *azcf)
 {
+    ngx_int_t                   rc;
     ngx_uint_t                  foreign;
     ngx_pool_cleanup_t         *cln;
     ngx_http_asana_ctx_t       *ctx;
@@ -118,15 +120,19 @@ ngx_http_asana_gateway(ngx_http_request_t *r, ngx_http_asana_zone_conf_t *azcf)
     ngx_memzero(create, sizeof(ngx_http_asana_create_t));
 
     create->ctx = ctx;
+    create->call.ctx = ctx;
     create->log_level = ahcf->log_level;
 
     cln->handler = ngx_http_asana_gateway_cleanup;
     ctx->data = create;
 
-    ngx_asana_counters_create_begin(ngx_asana_zone_counters(azcf->zone),
-                                    &create->call);
+    rc = ngx_http_asana_call_begin(&create->call);
 
-    return NGX_DECLINED;
+    if (rc != NGX_DONE) {
+        ctx->rc = rc;
+    }
+
+    return rc;
 }
 
 
@@ -135,9 +141,7 @@ ngx_http_asana_gateway_cleanup(void *data)
 {
     ngx_http_asana_create_t *create = data;
 
-    ngx_asana_counters_create_end(
-                         ngx_asana_zone_counters(create->ctx->azcf->zone),
-                         &create->call);
+    ngx_http_asana_call_end(&create->call);
 
     if (create->start) {
         ngx_explicit_memzero(create->start, create->len);
@@ -174,9 +178,7 @@ ngx_http_asana_gateway_header_filter(ngx_http_request_t *r)
 
         if (ctx && ctx->count == NGX_ASANA_COUNT_GATEWAY && ctx->data) {
             create = ctx->data;
-            ngx_asana_counters_create_end(
-                             ngx_asana_zone_counters(ctx->azcf->zone),
-                             &create->call);
+            ngx_http_asana_call_end(&create->call);
         }
     }
 

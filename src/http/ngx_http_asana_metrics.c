@@ -137,9 +137,19 @@ ngx_http_asana_metrics_store(ngx_http_asana_text_t *out,
     ngx_http_asana_metrics_gauge(out, name, "store_writable",
                                  "Whether the store could be written last.",
                                  rc == NGX_OK && stat.writable);
-    ngx_http_asana_metrics_gauge(out, name, "store_max_bytes",
-                                 "What the store may take.",
-                                 azcf->store.max_size);
+
+    if (azcf->fleet) {
+        ngx_http_asana_metrics_head(out, "store_contact_seconds", "gauge",
+                                    "Time since the store was heard.");
+        ngx_http_asana_text(out, "asana_hook_store_contact_seconds"
+                            "{zone=\"%V\"} %uL.%03uL\n", name,
+                            stat.contact / 1000, stat.contact % 1000);
+
+    } else {
+        ngx_http_asana_metrics_gauge(out, name, "store_max_bytes",
+                                     "What the store may take.",
+                                     azcf->store.max_size);
+    }
 
     if (rc == NGX_OK) {
         ngx_http_asana_metrics_gauge(out, name, "store_used_bytes",

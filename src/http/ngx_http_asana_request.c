@@ -19,6 +19,7 @@ static ngx_http_asana_word_e ngx_http_asana_request_lost(
     ngx_http_asana_ctx_t *ctx);
 static void ngx_http_asana_request_wait(ngx_http_asana_ctx_t *ctx);
 static void ngx_http_asana_request_found(ngx_asana_lookup_t *lookup);
+static void ngx_http_asana_request_listed(ngx_asana_listing_t *listing);
 static void ngx_http_asana_request_changed(ngx_asana_task_t *task,
     ngx_asana_outcome_e outcome);
 static void ngx_http_asana_request_step(ngx_http_asana_ctx_t *ctx,
@@ -82,8 +83,8 @@ ngx_http_asana_request_cleanup(void *data)
         ngx_asana_task_detach(ctx->task);
     }
 
-    if (ctx->looking) {
-        ngx_asana_zone_cancel(ctx->azcf->zone, &ctx->lookup);
+    if (ctx->asked) {
+        ngx_asana_zone_cancel(ctx->azcf->zone, ctx->asked);
     }
 
     ngx_asana_secrets_wipe(&ctx->secrets);
@@ -190,7 +191,7 @@ ngx_http_asana_request_find(ngx_http_asana_ctx_t *ctx,
         return step(ctx, rc);
     }
 
-    ctx->looking = 1;
+    ctx->asked = &lookup->queue;
     ctx->step = step;
 
     ngx_http_asana_request_wait(ctx);
@@ -204,9 +205,44 @@ ngx_http_asana_request_found(ngx_asana_lookup_t *lookup)
 {
     ngx_http_asana_ctx_t *ctx = lookup->data;
 
-    ctx->looking = 0;
+    ctx->asked = NULL;
 
     ngx_http_asana_request_step(ctx, lookup->rc);
+}
+
+
+ngx_int_t
+ngx_http_asana_request_list(ngx_http_asana_ctx_t *ctx,
+    ngx_asana_listing_t *listing, ngx_http_asana_step_pt step)
+{
+    ngx_int_t  rc;
+
+    listing->handler = ngx_http_asana_request_listed;
+    listing->data = ctx;
+
+    rc = ngx_asana_zone_list(ctx->azcf->zone, listing);
+
+    if (rc != NGX_AGAIN) {
+        return step(ctx, rc);
+    }
+
+    ctx->asked = &listing->queue;
+    ctx->step = step;
+
+    ngx_http_asana_request_wait(ctx);
+
+    return NGX_DONE;
+}
+
+
+static void
+ngx_http_asana_request_listed(ngx_asana_listing_t *listing)
+{
+    ngx_http_asana_ctx_t *ctx = listing->data;
+
+    ctx->asked = NULL;
+
+    ngx_http_asana_request_step(ctx, listing->rc);
 }
 
 

@@ -52,13 +52,13 @@ struct ngx_http_asana_ctx_s {
     ngx_asana_task_t             *task;       /* under way, or NULL */
     ngx_asana_reason_e            reason;     /* of a refused change */
     ngx_str_t                    *refused;    /* its key */
+    ngx_queue_t                  *asked;      /* what the store owes, or NULL */
     ngx_asana_lookup_t            lookup;
     ngx_asana_secrets_t           secrets;    /* of the last look-up */
     ngx_str_t                     key;
     uint32_t                      hash;
     ngx_str_t                     secret;     /* of a handshake */
 
-    unsigned                      looking:1;  /* a look-up is under way */
     unsigned                      counted:1;
     unsigned                      dry_run:1;  /* it would be rejected */
     unsigned                      identified:1;
@@ -83,19 +83,17 @@ ngx_http_asana_ctx_t *ngx_http_asana_request_ctx(ngx_http_request_t *r);
 /* An "end" for what was decided in a phase: goes on with the phases. */
 void ngx_http_asana_request_phases(ngx_http_asana_ctx_t *ctx, ngx_int_t rc);
 
-/*
- * Evaluates the key of the request; NGX_DECLINED if it is no good, with a
- * reason, NGX_ERROR if there is no memory.
- */
+/* Evaluates the key; NGX_DECLINED, with a reason: it is no good. */
 ngx_int_t ngx_http_asana_request_key(ngx_http_asana_ctx_t *ctx,
     const char **reason);
 
-/*
- * Looks the secrets of ctx->key up into ctx->secrets, and goes on with the
- * step, whose rc is NGX_OK, NGX_DECLINED (none) or NGX_ERROR (not known).
- */
+/* Looks ctx->key up; rc of the step: NGX_DECLINED: none, ERROR: not known. */
 ngx_int_t ngx_http_asana_request_find(ngx_http_asana_ctx_t *ctx,
     ngx_http_asana_step_pt step);
+
+/* Lists keys: rc of the step is what listing->shown() returned last. */
+ngx_int_t ngx_http_asana_request_list(ngx_http_asana_ctx_t *ctx,
+    ngx_asana_listing_t *listing, ngx_http_asana_step_pt step);
 
 /*
  * Hands the change over and goes on with the step, whose rc is an

@@ -17,7 +17,7 @@ static ngx_uint_t ngx_http_asana_site_same(ngx_http_request_t *r,
 
 #define ngx_http_asana_site_value(value, text)                                \
     ((value)->len == sizeof(text) - 1                                         \
-     && ngx_strncasecmp((value)->data, (u_char *) (text), sizeof(text) - 1)     \
+     && ngx_strncasecmp((value)->data, (u_char *) (text), sizeof(text) - 1)   \
         == 0)
 
 

@@ -55,6 +55,7 @@ static ngx_asana_lmdb_next_e ngx_asana_lmdb_run(ngx_asana_lmdb_env_t *e,
 ngx_asana_backend_t  ngx_asana_lmdb = {
     "lmdb",
     1,
+    NULL,
     ngx_asana_lmdb_create,
     ngx_asana_lmdb_open,
     ngx_asana_lmdb_close,

@@ -12,7 +12,7 @@
 static ngx_int_t ngx_asana_lmdb_read_begin(ngx_asana_lmdb_env_t *e,
     uint32_t *format, ngx_log_t *log);
 static int ngx_asana_lmdb_read_visit(ngx_asana_lmdb_env_t *e, uint32_t format,
-    MDB_val *key, ngx_asana_visit_pt visit, void *data, ngx_int_t *rc);
+    MDB_val *key, ngx_asana_listing_t *listing, ngx_int_t *rc);
 static ngx_uint_t ngx_asana_lmdb_read_torn(ngx_asana_lmdb_env_t *e);
 static int ngx_asana_lmdb_read_txn(ngx_asana_lmdb_env_t *e);
 static int ngx_asana_lmdb_read_get(ngx_asana_lmdb_env_t *e, uint32_t format,
@@ -106,8 +106,8 @@ ngx_asana_lmdb_read_find(void *backend, ngx_asana_lookup_t *lookup,
 
 
 ngx_int_t
-ngx_asana_lmdb_read_list(void *backend, ngx_str_t *after,
-    ngx_asana_visit_pt visit, void *data, ngx_log_t *log)
+ngx_asana_lmdb_read_list(void *backend, ngx_asana_listing_t *listing,
+    ngx_log_t *log)
 {
     ngx_asana_lmdb_env_t *e = backend;
 
@@ -115,7 +115,10 @@ ngx_asana_lmdb_read_list(void *backend, ngx_str_t *after,
     MDB_val      key, val;
     uint32_t     format;
     ngx_int_t    rc;
+    ngx_str_t   *after;
     MDB_cursor  *cursor;
+
+    after = &listing->after;
 
     if (ngx_asana_lmdb_read_begin(e, &format, log) != NGX_OK) {
         return NGX_ERROR;
@@ -150,7 +153,7 @@ ngx_asana_lmdb_read_list(void *backend, ngx_str_t *after,
 
     while (err == 0 && rc == NGX_OK) {
 
-        err = ngx_asana_lmdb_read_visit(e, format, &key, visit, data, &rc);
+        err = ngx_asana_lmdb_read_visit(e, format, &key, listing, &rc);
 
         if (err == NGX_DECLINED) {
             ngx_asana_lmdb_error_damaged(&e->errors, log, &key);
@@ -180,7 +183,7 @@ ngx_asana_lmdb_read_list(void *backend, ngx_str_t *after,
 
 static int
 ngx_asana_lmdb_read_visit(ngx_asana_lmdb_env_t *e, uint32_t format,
-    MDB_val *key, ngx_asana_visit_pt visit, void *data, ngx_int_t *rc)
+    MDB_val *key, ngx_asana_listing_t *listing, ngx_int_t *rc)
 {
     int                   err;
     uint64_t              buf[512];
@@ -195,7 +198,7 @@ ngx_asana_lmdb_read_visit(ngx_asana_lmdb_env_t *e, uint32_t format,
         name.len = key->mv_size;
         name.data = key->mv_data;
 
-        *rc = visit(data, &name, &secrets);
+        *rc = listing->visit(listing, &name, &secrets);
     }
 
     ngx_asana_secrets_wipe(&secrets);

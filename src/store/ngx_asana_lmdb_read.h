@@ -25,7 +25,7 @@ uint64_t ngx_asana_lmdb_read_version(void *backend);
 ngx_int_t ngx_asana_lmdb_read_find(void *backend,
     ngx_asana_lookup_t *lookup, ngx_log_t *log);
 ngx_int_t ngx_asana_lmdb_read_list(void *backend,
-    ngx_str_t *after, ngx_asana_visit_pt visit, void *data, ngx_log_t *log);
+    ngx_asana_listing_t *listing, ngx_log_t *log);
 ngx_int_t ngx_asana_lmdb_read_stat(void *backend,
     ngx_asana_stat_t *stat, ngx_log_t *log);
 

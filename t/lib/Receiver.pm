@@ -110,6 +110,10 @@ sub globals {
     my $so  = $ENV{ASANA_HOOK_MODULE}
         || getcwd() . '/build/ngx_http_asana_hook_module.so';
     my $load = $ENV{ASANA_HOOK_STATIC} ? ''                : "load_module $so;";
+    if ($load && $self->{fleet}) {
+        (my $other = $load) =~ s/hook_module/hook_postgres_module/;
+        $load .= "\n$other";
+    }
     my $user = $> == 0                 ? 'user www-data;' : '';
     return <<"END";
 $load
@@ -142,7 +146,8 @@ END
 sub conf {
     my ($self) = @_;
     my ($main, $http) = ($self->globals, $self->globals_http);
-    my $zone = "zone=hooks:1m state=$self->{dir}/state $self->{zone}";
+    my $state = $self->{fleet} || "$self->{dir}/state";
+    my $zone  = "zone=hooks:1m state=$state $self->{zone}";
     return <<"END";
 $main
 http {

@@ -33,6 +33,8 @@ typedef struct {
     ngx_asana_backend_conf_t  *conf;
     ngx_queue_t                lookups;
     ngx_event_t                timer;
+    ngx_queue_t                listings;
+    ngx_event_t                slower;
 } late_t;
 
 
@@ -42,14 +44,15 @@ static void late_close(void *backend);
 static uint64_t late_version(void *backend);
 static ngx_int_t late_find(void *backend, ngx_asana_lookup_t *lookup,
     ngx_log_t *log);
-static void late_cancel(void *backend, ngx_asana_lookup_t *lookup);
+static void late_cancel(void *backend, ngx_queue_t *q);
 static void late_answer(ngx_event_t *ev);
 static ngx_int_t late_read(late_t *late, ngx_asana_lookup_t *lookup);
 static ngx_uint_t late_file(late_t *late, const char *name);
 static void late_change(void *backend, ngx_queue_t *batch, ngx_log_t *log);
 static ngx_int_t late_adopt(void *backend, ngx_log_t *log);
-static ngx_int_t late_list(void *backend, ngx_str_t *after,
-    ngx_asana_visit_pt visit, void *data, ngx_log_t *log);
+static ngx_int_t late_list(void *backend, ngx_asana_listing_t *listing,
+    ngx_log_t *log);
+static void late_listed(ngx_event_t *ev);
 static ngx_int_t late_stat(void *backend, ngx_asana_stat_t *stat,
     ngx_log_t *log);
 
@@ -57,6 +60,7 @@ static ngx_int_t late_stat(void *backend, ngx_asana_stat_t *stat,
 ngx_asana_backend_t  ngx_asana_late = {
     "lmdb",
     0,
+    NULL,
     late_create,
     late_open,
     late_close,
@@ -89,6 +93,12 @@ late_create(ngx_asana_backend_conf_t *conf, ngx_log_t *log)
     late->timer.handler = late_answer;
     late->timer.log = log;
 
+    ngx_queue_init(&late->listings);
+
+    late->slower.data = late;
+    late->slower.handler = late_listed;
+    late->slower.log = log;
+
     return late;
 }
 
@@ -109,6 +119,10 @@ late_close(void *backend)
 
     if (late->timer.timer_set) {
         ngx_del_timer(&late->timer);
+    }
+
+    if (late->slower.timer_set) {
+        ngx_del_timer(&late->slower);
     }
 
     ngx_asana_lmdb.close(late->data);
@@ -159,9 +173,9 @@ late_find(void *backend, ngx_asana_lookup_t *lookup, ngx_log_t *log)
 
 
 static void
-late_cancel(void *backend, ngx_asana_lookup_t *lookup)
+late_cancel(void *backend, ngx_queue_t *q)
 {
-    ngx_queue_remove(&lookup->queue);
+    ngx_queue_remove(q);
 }
 
 
@@ -246,12 +260,44 @@ late_adopt(void *backend, ngx_log_t *log)
 
 
 static ngx_int_t
-late_list(void *backend, ngx_str_t *after, ngx_asana_visit_pt visit,
-    void *data, ngx_log_t *log)
+late_list(void *backend, ngx_asana_listing_t *listing, ngx_log_t *log)
 {
     late_t *late = backend;
 
-    return ngx_asana_lmdb.list(late->data, after, visit, data, log);
+    if (late_version(late) == 0) {
+        return ngx_asana_lmdb.list(late->data, listing, log);
+    }
+
+    ngx_queue_insert_tail(&late->listings, &listing->queue);
+
+    if (!late->slower.timer_set) {
+        ngx_add_timer(&late->slower, LATE);
+    }
+
+    return NGX_AGAIN;
+}
+
+
+static void
+late_listed(ngx_event_t *ev)
+{
+    late_t *late = ev->data;
+
+    ngx_queue_t          *q;
+    ngx_asana_listing_t  *listing;
+
+    while (!ngx_queue_empty(&late->listings)) {
+        q = ngx_queue_head(&late->listings);
+        ngx_queue_remove(q);
+
+        listing = ngx_queue_data(q, ngx_asana_listing_t, queue);
+
+        listing->rc = late_file(late, "unknown")
+                      ? NGX_ERROR
+                      : ngx_asana_lmdb.list(late->data, listing, ev->log);
+
+        listing->complete(listing);
+    }
 }
 
 

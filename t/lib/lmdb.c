@@ -243,9 +243,10 @@ driver_print(ngx_asana_secrets_t *secrets)
 
 
 static ngx_int_t
-driver_visit(void *data, ngx_str_t *key, ngx_asana_secrets_t *secrets)
+driver_visit(ngx_asana_listing_t *listing, ngx_str_t *key,
+    ngx_asana_secrets_t *secrets)
 {
-    ngx_uint_t *n = data;
+    ngx_uint_t *n = listing->data;
 
     printf(" ");
     driver_print_key(key);
@@ -526,8 +527,8 @@ driver_open(char **w)
 static void
 driver_do(char **w)
 {
-    ngx_str_t   key;
-    ngx_uint_t  n;
+    ngx_uint_t           n;
+    ngx_asana_listing_t  listing;
 
     if (strcmp(w[0], "open") == 0) {
         driver_open(w);
@@ -551,11 +552,13 @@ driver_do(char **w)
         driver_find(w[1]);
 
     } else if (strcmp(w[0], "list") == 0) {
-        driver_key(&key, w[1] ? w[1] : "");
+        driver_key(&listing.after, w[1] ? w[1] : "");
         n = 0;
+        listing.visit = driver_visit;
+        listing.data = &n;
         printf("list");
-        printf("%s\n", ngx_asana_lmdb.list(driver_backend, &key, driver_visit,
-                                           &n, &driver_log) == NGX_OK
+        printf("%s\n", ngx_asana_lmdb.list(driver_backend, &listing,
+                                           &driver_log) == NGX_OK
                        ? "" : " not known");
 
     } else if (strcmp(w[0], "stat") == 0) {

@@ -1,0 +1,292 @@
+
+/*
+ * Copyright (C) asana-hook contributors
+ */
+
+
+#include "ngx_asana_postgres_look.h"
+
+
+/* rows of the journal that are read at once */
+#define NGX_ASANA_POSTGRES_ROWS  1000
+
+
+static ngx_int_t ngx_asana_postgres_look_once(ngx_asana_pq_t *pq,
+    ngx_asana_postgres_look_t *look);
+static void ngx_asana_postgres_look_sql(ngx_asana_postgres_look_t *look,
+    ngx_asana_sql_t *sql);
+static ngx_int_t ngx_asana_postgres_look_journal(
+    ngx_asana_postgres_look_t *look, PGresult *res);
+static ngx_int_t ngx_asana_postgres_look_keys(ngx_asana_postgres_look_t *look,
+    char *text);
+static void ngx_asana_postgres_look_count(ngx_asana_postgres_look_t *look,
+    PGresult *res);
+
+
+ngx_int_t
+ngx_asana_postgres_look_init(ngx_asana_postgres_look_t *look,
+    ngx_asana_backend_conf_t *conf, ngx_log_t *log)
+{
+    ngx_memzero(look, sizeof(ngx_asana_postgres_look_t));
+
+    look->rc = NGX_ERROR;
+
+    look->pool = ngx_create_pool(4096, log);
+    if (look->pool == NULL) {
+        return NGX_ERROR;
+    }
+
+    if (ngx_asana_rows_init(&look->rows, conf, look->pool, log) != NGX_OK
+        || ngx_asana_rows_init(&look->page, conf, look->pool, log) != NGX_OK
+        || ngx_array_init(&look->changed, look->pool, 16, sizeof(ngx_str_t))
+           != NGX_OK)
+    {
+        ngx_destroy_pool(look->pool);
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_asana_postgres_look_list(ngx_asana_postgres_look_t *look,
+    ngx_asana_listing_t *listing)
+{
+    /* the request may go before the answer comes */
+
+    look->after.len = listing->after.len;
+    look->after.data = ngx_pstrdup(look->pool, &listing->after);
+    look->limit = listing->limit;
+
+    return look->after.data ? NGX_OK : NGX_ERROR;
+}
+
+
+void
+ngx_asana_postgres_look_wipe(ngx_asana_postgres_look_t *look)
+{
+    ngx_asana_rows_wipe(&look->rows);
+    ngx_asana_rows_wipe(&look->page);
+    ngx_destroy_pool(look->pool);
+}
+
+
+void
+ngx_asana_postgres_look(ngx_asana_pq_t *pq, ngx_asana_postgres_look_t *look)
+{
+    ngx_int_t   rc;
+    ngx_uint_t  tries;
+    ngx_log_t  *log;
+
+    log = look->rows.log;
+
+    rc = ngx_asana_pq_begin(pq, log);
+    look->started = ngx_asana_pq_now();
+
+    for (tries = 0; rc == NGX_OK && tries < 3; tries++) {
+
+        rc = ngx_asana_postgres_look_once(pq, look);
+
+        if (rc == NGX_OK) {
+            look->rc = NGX_OK;
+            return;
+        }
+
+        if (rc == NGX_AGAIN) {
+            rc = ngx_asana_pq_again(pq, log);
+        }
+    }
+}
+
+
+static ngx_int_t
+ngx_asana_postgres_look_once(ngx_asana_pq_t *pq,
+    ngx_asana_postgres_look_t *look)
+{
+    PGresult         *res[6];
+    ngx_int_t         rc;
+    ngx_uint_t        i, n;
+    ngx_asana_sql_t   sql;
+
+    ngx_asana_sql_init(&sql, look->pool);
+    ngx_asana_postgres_look_sql(look, &sql);
+
+    n = 2 + (look->poll && look->from) + (look->rows.sets.nelts != 0)
+        + (look->limit != 0) + look->count;
+
+    rc = ngx_asana_pq_query(pq, &sql, res, n, look->rows.log);
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    if (ngx_asana_sql_number(res[0], 0, 0)) {
+
+        /* what it has is what was, a while ago */
+
+        ngx_asana_pq_clear(res, n);
+        return ngx_asana_pq_fail(pq, "it is a standby", look->rows.log);
+    }
+
+    i = 1;
+
+    if (look->poll && look->from) {
+        rc = ngx_asana_postgres_look_journal(look, res[i++]);
+    }
+
+    if (PQntuples(res[i])) {
+        look->read = ngx_asana_sql_number(res[i], 0, 0);
+    }
+
+    i++;
+
+    if (look->poll && (look->from == 0 || look->gap)) {
+        look->gap = 1;
+        look->more = 0;
+        look->position = look->read;
+    }
+
+    if (rc == NGX_OK && look->rows.sets.nelts) {
+        rc = ngx_asana_rows_load(&look->rows, res[i++]);
+    }
+
+    if (rc == NGX_OK && look->limit) {
+        ngx_asana_rows_wipe(&look->page);
+        rc = ngx_asana_rows_load(&look->page, res[i++]);
+    }
+
+    if (look->count && rc == NGX_OK) {
+        ngx_asana_postgres_look_count(look, res[i]);
+    }
+
+    ngx_asana_pq_clear(res, n);
+
+    return rc;
+}
+
+
+/* secrets are read after the position: they are at least as new */
+
+static void
+ngx_asana_postgres_look_sql(ngx_asana_postgres_look_t *look,
+    ngx_asana_sql_t *sql)
+{
+    ngx_str_t  *zone;
+
+    zone = &look->rows.conf->zone;
+
+    ngx_asana_sql_add(sql,
+                      "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;"
+                      "SET LOCAL statement_timeout=%M;"
+                      "SELECT pg_is_in_recovery()::int;",
+                      look->rows.conf->timeout);
+
+    if (look->poll && look->from) {
+        ngx_asana_sql_add(sql, "SELECT position,array_to_string(ARRAY("
+                               "SELECT encode(k,'hex') FROM unnest(keys) k)"
+                               ",' ') FROM asana_hook.journal"
+                               " WHERE position>=%uL AND zone=", look->from);
+        ngx_asana_sql_add_name(sql, zone);
+        ngx_asana_sql_add(sql, " ORDER BY position LIMIT %d;",
+                          NGX_ASANA_POSTGRES_ROWS);
+    }
+
+    ngx_asana_sql_add(sql, "SELECT position FROM asana_hook.zones WHERE zone="
+                      );
+    ngx_asana_sql_add_name(sql, zone);
+    ngx_asana_sql_add(sql, ";");
+
+    if (look->rows.sets.nelts) {
+        ngx_asana_rows_select(&look->rows, sql, NULL, 0);
+    }
+
+    if (look->limit) {
+        ngx_asana_rows_select_page(&look->page, sql, &look->after,
+                                   look->limit);
+    }
+
+    if (look->count) {
+        ngx_asana_sql_add(sql, "SELECT count(DISTINCT key),count(*),"
+                               "count(*) FILTER (WHERE pending),"
+                               "pg_total_relation_size('asana_hook.secrets')"
+                               " FROM asana_hook.secrets WHERE zone=");
+        ngx_asana_sql_add_name(sql, zone);
+        ngx_asana_sql_add(sql, ";");
+    }
+
+    ngx_asana_sql_add(sql, "COMMIT;");
+}
+
+
+/* the first row is the one that is known, or others are missing */
+
+static ngx_int_t
+ngx_asana_postgres_look_journal(ngx_asana_postgres_look_t *look,
+    PGresult *res)
+{
+    int  row, n;
+
+    n = PQntuples(res);
+
+    if (n == 0 || (uint64_t) ngx_asana_sql_number(res, 0, 0) != look->from) {
+        look->gap = 1;
+        return NGX_OK;
+    }
+
+    for (row = 1; row < n; row++) {
+        if (ngx_asana_postgres_look_keys(look, PQgetvalue(res, row, 1))
+            != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+    }
+
+    look->position = ngx_asana_sql_number(res, n - 1, 0);
+    look->more = (n == NGX_ASANA_POSTGRES_ROWS);
+
+    return NGX_OK;
+}
+
+
+/* "6162 63", as hex digits */
+
+static ngx_int_t
+ngx_asana_postgres_look_keys(ngx_asana_postgres_look_t *look, char *text)
+{
+    size_t      i, len;
+    ngx_str_t  *key;
+
+    for ( /* void */ ; *text; text += 2 * len + (text[2 * len] == ' ')) {
+
+        len = strcspn(text, " ") / 2;
+
+        key = ngx_array_push(&look->changed);
+        if (key == NULL) {
+            return NGX_ERROR;
+        }
+
+        key->len = len;
+        key->data = ngx_pnalloc(look->pool, len + 1);
+
+        if (key->data == NULL) {
+            return NGX_ERROR;
+        }
+
+        for (i = 0; i < len; i++) {
+            key->data[i] = (u_char) ngx_hextoi((u_char *) text + 2 * i, 2);
+        }
+    }
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_asana_postgres_look_count(ngx_asana_postgres_look_t *look, PGresult *res)
+{
+    look->stat.keys = ngx_asana_sql_number(res, 0, 0);
+    look->stat.secrets = ngx_asana_sql_number(res, 0, 1);
+    look->stat.pending = ngx_asana_sql_number(res, 0, 2);
+    look->stat.used = ngx_asana_sql_number(res, 0, 3);
+}

@@ -1,0 +1,247 @@
+# Tests for hosts that share their secrets in PostgreSQL: three nginx of two
+# workers each, and one server.
+
+use strict;
+use warnings;
+
+use lib 't/lib';
+
+use JSON::PP qw(decode_json);
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+use Postgres;
+use Receiver qw(raw request response sign wait_for);
+use Upstream;
+
+Postgres->usable;
+
+plan skip_all => 'make found no libpq'
+    if !$ENV{ASANA_HOOK_STATIC}
+    && !-f 'build/ngx_http_asana_hook_postgres_module.so';
+
+my $pg    = Postgres->new;
+my $body  = '{"events":[{"action":"changed"}]}';
+my $fresh = 0;
+sub secret { return sprintf 'plain-secret-%020d', ++$fresh }
+
+my @hosts = map {
+    my $t = Receiver->new(
+        fleet    => $pg->uri,
+        zone     => "encryption_key=$pg->{dir}/key poll=300ms",
+        workers  => 2,
+        location => 'asana_hook_enroll $enroll;',
+        http     => 'map $arg_p $enroll { default first; confirm confirm; '
+            . 'gateway gateway; }',
+        server => 'location /api { asana_hook_api hooks write=on; }'
+    );
+    $t->{server} .= " location = /create { asana_hook_gateway hooks; "
+        . "proxy_pass http://127.0.0.1:$t->{app_port}; }";
+    $t->app->run;
+} 1 .. 3;
+my ($one, $two, $three) = @hosts;
+
+sub status { return join ' ', map { $_->{status} } @_ }
+
+# a secret that one host took verifies on the others at the first try
+
+my $lost = 0;
+for my $n (1 .. 100) {
+    my $secret = secret();
+    my ($from, $to) = @hosts[$n % 3, ($n + 1) % 3];
+    $lost++ if $from->handshake("/first/$n", $secret)->{status} != 200;
+    $lost++ if $to->deliver("/first/$n", $secret, $body)->{status} != 200;
+}
+is $lost, 0, '100 secrets, each taken by one host, verify on another';
+is status($two->deliver('/first/1', secret(), $body)), 403, 'forged';
+is status($two->deliver('/none', secret(), $body)), 403, 'an unknown key';
+is status($three->handshake('/first/1', secret())), 403,
+    'a second secret is refused everywhere';
+
+# two first handshakes for each key on different hosts: one is echoed
+
+{
+    my (%won, $both);
+    for my $n (1 .. 50) {
+        my @secrets = (secret(), secret());
+        my @s = map {
+            request($hosts[($n + $_) % 3]->connection,
+                raw("/race/$n", "X-Hook-Secret: $secrets[$_]", ''))
+        } 0, 1;
+        my @r = map { response($_)->{status} } @s;
+        $won{ join ' ', sort @r }++;
+        my ($winner) = grep { $r[$_] == 200 } 0, 1;
+        $both++ if grep {
+            $_->deliver("/race/$n", $secrets[$winner], $body)->{status} != 200
+                || $_->deliver("/race/$n", $secrets[1 - $winner], $body)
+                ->{status} != 403
+        } @hosts;
+    }
+    is_deeply \%won, { '200 403' => 50 }, 'exactly one of two is echoed';
+    is $both, undef, 'and verifies on all hosts, the other on none';
+}
+
+# a revocation: on this host before its 204, on others within poll
+
+my @slow;
+for my $n (1 .. 20) {
+    my $secret = secret();
+    $one->handshake("/gone/$n", $secret);
+    is status(map { $_->deliver("/gone/$n", $secret, $body) } @hosts),
+        '200 200 200', "revocation $n: it verifies everywhere"
+        if $n == 1;
+    $_->deliver("/gone/$n", $secret, $body) for @hosts;
+    is $one->call('DELETE', "/api/hooks?key=localhost/gone/$n")->{status},
+        204, 'revoked';
+    is status($one->deliver("/gone/$n", $secret, $body)), 403, 'here at once';
+    my $start = time;
+    wait_for(sub {
+        !grep { $_->deliver("/gone/$n", $secret, $body)->{status} == 200 }
+            $two, $three;
+    }, 3);
+    push @slow, time - $start;
+}
+@slow = sort { $a <=> $b } @slow;
+cmp_ok $slow[-1], '<', 0.3 + 0.5, 'the others within poll'
+    or diag "@slow";
+
+# a pending secret: the create call goes through one host, the handshake to
+# another, and a third has the delivery
+
+{
+    my $secret = secret();
+    is status($two->handshake('/made?p=confirm', $secret)), 200, 'pending';
+    is status($three->deliver('/made?p=confirm', $secret, $body)), 503,
+        'its events wait';
+    $one->answer(201, '', qq({"data":{"gid":"12"},"X-Hook-Secret":"$secret"}));
+    is $one->call('POST', '/create', [], 'x')->{status}, 201, 'a create call';
+    $one->answer(200, '', 'app');
+    ok wait_for(sub { $one->slurp('access.log') =~ /\/create 201 \[CONFIRMED/ }),
+        'confirms it';
+    is status(map { $_->deliver('/made?p=confirm', $secret, $body) } @hosts),
+        '200 200 200', 'on all hosts';
+}
+
+# the policy "gateway": the create call is in flight through another host
+
+{
+    my $up     = Upstream->new($one);
+    my $secret = secret();
+    is status($two->handshake('/door?p=gateway', secret())), 403,
+        'no create call is in flight';
+    (my $conf = $one->conf)
+        =~ s{(location = /create \{ asana_hook_gateway hooks; )[^\}]*}
+            {$1proxy_pass http://127.0.0.1:$up->{port}; };
+    ok $one->reload($conf), 'a gateway whose answer waits';
+    $up->plan('door', [gate => 'door'], [send => Upstream::created($secret)],
+        'close');
+    my $s = $up->call('/create', 'door');
+    ok wait_for(sub {
+        $two->handshake('/door?p=gateway', $secret)->{status} == 200
+    }, 5), 'one is in flight through another host';
+    is status($three->deliver('/door', $secret, $body)), 503, 'pending';
+    $up->open('door');
+    is response($s)->{status}, 201, 'its answer comes';
+    is status(map { $_->deliver('/door', $secret, $body) } @hosts),
+        '200 200 200', 'the secret verifies on all hosts';
+    ok wait_for(sub {
+        $three->handshake('/door2?p=gateway', secret())->{status} == 403
+    }, 5), 'and the door is shut';
+    ok $one->reload($one->conf), 'back';
+}
+
+# the API
+
+my $secret = secret();
+is $two->call('PUT', '/api/hooks?key=localhost/put', ["X-Hook-Secret: $secret"])
+    ->{status}, 201, 'PUT';
+is status(map { $_->deliver('/put', $secret, $body) } @hosts), '200 200 200',
+    'verifies everywhere';
+my $r = $three->call('GET', '/api/hooks?key=localhost/put');
+is $r->{status}, 200, 'GET of a key on another host';
+like $r->{body}, qr/"state":"active"/, 'active';
+unlike $r->{body}, qr/plain-secret/, 'without the secret';
+my (@keys, $after);
+do {
+    my $page = decode_json($three->call('GET', '/api/hooks?limit=7'
+            . (defined $after ? "&after=$after" : ''))->{body});
+    push @keys, map { $_->{key} } @{ $page->{hooks} };
+    $after = $page->{next};
+} while (defined $after);
+is scalar @keys, 100 + 50 + 3, 'a listing has all keys';
+is "@keys", join(' ', sort @keys), 'in order';
+like $one->call('GET', '/api/metrics')->{body},
+    qr/build_info\{version="[^"]+",store="postgresql"\} 1/, 'its kind';
+
+my ($contact) = $one->call('GET', '/api/metrics')->{body}
+    =~ /^asana_hook_store_contact_seconds\{zone="hooks"\} ([\d.]+)$/m;
+ok defined $contact && $contact < 5, 'the last contact' or diag $contact;
+
+# the server is down: what is known verifies, the rest is not known
+
+my $known = secret();
+$one->handshake('/known', $known);
+
+# the journal names it, and each host reads that once
+
+sleep 0.7;
+is status(map { $_->deliver('/known', $known, $body) } @hosts), '200 200 200',
+    'a secret in all zones';
+$pg->stop;
+is status(map { $_->deliver('/known', $known, $body) } @hosts), '200 200 200',
+    'without the server: it verifies';
+for my $host (@hosts) {
+    my $r = $host->deliver('/known', secret(), $body);
+    is $r->{status}, 503, 'another signature: 503, never 403';
+    like $r->{head}, qr/^Retry-After: \d+\r$/m, 'to be sent again';
+    is status($host->deliver('/unknown', secret(), $body)), 503,
+        'an unknown key';
+    is status($host->handshake('/new', secret())), 503, 'a handshake';
+    is status(map { $host->deliver('/known', $_ % 2 ? $known : secret(), $body) }
+        1 .. 8), join(' ', (200, 503) x 4), 'a look-up that fails forgets nothing';
+}
+is status(map { $_->deliver('/known', $known, $body) } @hosts), '200 200 200',
+    'what is known verifies after a forgery as well';
+like $one->slurp('error.log'), qr/\[crit\].*zone "hooks"/, 'the log says why';
+$pg->start;
+ok wait_for(sub { $_->handshake('/new', $known)->{status} == 200 }, 20),
+    'back: handshakes' for $one;
+ok wait_for(sub {
+    my $host = $_;
+    $host->deliver('/known', secret(), $body)->{status} == 403
+}, 20), 'and verdicts' for @hosts;
+
+# frozen: nothing waits but what must
+
+$pg->freeze;
+my @times;
+for (1 .. 40) {
+    my $start = time;
+    $one->call('GET', '/any');
+    $one->deliver('/known', $known, $body);
+    push @times, time - $start;
+}
+@times = sort { $a <=> $b } @times;
+cmp_ok $times[38], '<', 0.2, 'frozen: others go on';
+is status($one->handshake('/frozen', secret())), 503, 'a handshake: 503';
+$pg->thaw;
+ok wait_for(sub { $one->handshake('/thaw', $known)->{status} == 200 }, 20),
+    'and goes on';
+
+# a reload, and an end
+
+for my $host (@hosts) {
+    ok $host->reload, 'a reload';
+    is status($host->deliver('/known', $known, $body)), 200, 'verifies after it';
+}
+
+# nothing of it is readable anywhere
+
+unlike $pg->log, qr/plain-secret/, 'no secret is in the log of PostgreSQL';
+for my $host (@hosts) {
+    $host->secrecy('plain-secret');
+    $host->end;
+}
+$pg->end;
+
+done_testing;
