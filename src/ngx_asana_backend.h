@@ -15,8 +15,9 @@
  * Between the store and what it is kept in: a table for each kind of store.
  */
 
-/* in the main thread: another host changed the key; NULL: any of them */
-typedef void (*ngx_asana_forget_pt)(void *data, ngx_str_t *key);
+/* in the main thread: the key was changed at a position; NULL: any may be */
+typedef void (*ngx_asana_forget_pt)(void *data, ngx_str_t *key,
+    uint64_t position);
 
 /* microseconds of a durable commit; called in the store's thread */
 typedef void (*ngx_asana_commit_pt)(void *data, uint64_t usec);
@@ -35,8 +36,7 @@ typedef struct {
     ngx_asana_forget_pt     forget;
     void                   *data;       /* of both */
 
-    /* [NGX_ASANA_SHARED], what workers of one nginx share; NULL: nothing */
-    ngx_atomic_t           *shared;
+    ngx_atomic_t           *shared;     /* [NGX_ASANA_SHARED], or NULL */
 
     /* in the main thread, for each task, before its handler */
     ngx_asana_task_pt       done;

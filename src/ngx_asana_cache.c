@@ -25,6 +25,7 @@ typedef struct {
     ngx_str_node_t         sn;         /* must be first */
     ngx_queue_t            queue;
     uint64_t               version;
+    uint64_t               position;
     ngx_asana_secrets_t    secrets;    /* behind the key */
     u_char                 data[1];    /* the key */
 } ngx_asana_cache_entry_t;
@@ -172,6 +173,7 @@ ngx_asana_cache_put(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
 
     known->size = secrets->size;
     entry->version = lookup->version;
+    entry->position = lookup->position;
     known->n = secrets->n;
 
 done:
@@ -353,7 +355,8 @@ ngx_asana_cache_forgive(ngx_asana_cache_t *cache, ngx_str_t *key, u_char *id,
 
 
 void
-ngx_asana_cache_forget(ngx_asana_cache_t *cache, ngx_str_t *key)
+ngx_asana_cache_forget(ngx_asana_cache_t *cache, ngx_str_t *key,
+    uint64_t position)
 {
     ngx_queue_t              *q;
     ngx_asana_cache_entry_t  *entry;
@@ -365,7 +368,7 @@ ngx_asana_cache_forget(ngx_asana_cache_t *cache, ngx_str_t *key)
     if (key) {
         entry = ngx_asana_cache_lookup(cache, key,
                                        ngx_hash_key(key->data, key->len));
-        if (entry) {
+        if (entry && entry->position < position) {
             ngx_asana_cache_drop(cache, entry);
         }
 

@@ -55,8 +55,12 @@ ngx_uint_t ngx_asana_cache_note(ngx_asana_cache_t *cache, ngx_str_t *key,
 void ngx_asana_cache_forgive(ngx_asana_cache_t *cache, ngx_str_t *key,
     u_char *id, time_t verified, time_t interval);
 
-/* Forgets the key; NULL: all entries count as old, but keep their counts. */
-void ngx_asana_cache_forget(ngx_asana_cache_t *cache, ngx_str_t *key);
+/*
+ * Forgets the key, unless its entry was read at this position or later; NULL:
+ * all entries count as old, but keep their counts.
+ */
+void ngx_asana_cache_forget(ngx_asana_cache_t *cache, ngx_str_t *key,
+    uint64_t position);
 
 /* Without the mutex: a number that each forget() changes, that of the keys. */
 ngx_uint_t ngx_asana_cache_forgets(ngx_asana_cache_t *cache);

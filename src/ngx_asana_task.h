@@ -53,6 +53,7 @@ struct ngx_asana_lookup_s {
     ngx_str_t               key;
     uint32_t                hash;
     uint64_t                version;    /* of the store, when it was read */
+    uint64_t                position;   /* as forget() has it, or 0 */
     ngx_uint_t              forgets;    /* of the cache, when it began */
     ngx_uint_t              fresh;      /* 1: what the store says now */
     ngx_asana_secrets_t    *secrets;

@@ -338,7 +338,10 @@ ngx_asana_thread_handler(ngx_event_t *rev)
         c->close = 0;
         c->error = 0;
 
-        thread->leave(thread->data);
+        if (thread->leave) {
+            thread->leave(thread->data);
+        }
+
         return;
     }
 

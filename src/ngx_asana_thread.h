@@ -25,7 +25,7 @@ typedef void (*ngx_asana_thread_pt)(void *data);
 /*
  * Returns a thread that is not started yet, or NULL if there is no memory.
  * "job" is called in the thread, "done" in the main thread after it, never
- * before run() returns; "leave" in the main thread when
+ * before run() returns; "leave", unless it is NULL, in the main thread when
  * worker_shutdown_timeout has passed.
  */
 ngx_asana_thread_t *ngx_asana_thread_create(ngx_asana_thread_pt job,

@@ -18,6 +18,9 @@
 /* seconds after which a stored time of a delivery is too old */
 #define NGX_ASANA_ZONE_WRITE_BACK  3600
 
+/* later than all positions that an entry may have been read at */
+#define NGX_ASANA_ZONE_ANY         ((uint64_t) -1)
+
 
 /* in shared memory */
 
@@ -49,7 +52,8 @@ static void ngx_asana_zone_write_back(ngx_asana_zone_t *zone, ngx_str_t *key,
 static void ngx_asana_zone_done(ngx_asana_task_t *task,
     ngx_asana_outcome_e outcome);
 static void ngx_asana_zone_committed(void *data, uint64_t usec);
-static void ngx_asana_zone_forget(void *data, ngx_str_t *key);
+static void ngx_asana_zone_forget(void *data, ngx_str_t *key,
+    uint64_t position);
 
 
 ngx_asana_zone_t *
@@ -181,6 +185,7 @@ ngx_asana_zone_find(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
 
     lookup->complete = ngx_asana_zone_found_handler;
     lookup->owner = zone;
+    lookup->position = 0;
 
     lookup->rc = ngx_asana_store_find(zone->store, lookup);
 
@@ -381,7 +386,8 @@ ngx_asana_zone_done(ngx_asana_task_t *task, ngx_asana_outcome_e outcome)
     if (task->change.type != NGX_ASANA_NOTE) {
 
         if (outcome >= NGX_ASANA_CHANGED) {
-            ngx_asana_cache_forget(zone->sh->cache, &task->key);
+            ngx_asana_cache_forget(zone->sh->cache, &task->key,
+                                   NGX_ASANA_ZONE_ANY);
         }
 
     } else if (outcome <= NGX_ASANA_FULL) {
@@ -393,11 +399,11 @@ ngx_asana_zone_done(ngx_asana_task_t *task, ngx_asana_outcome_e outcome)
 
 
 static void
-ngx_asana_zone_forget(void *data, ngx_str_t *key)
+ngx_asana_zone_forget(void *data, ngx_str_t *key, uint64_t position)
 {
     ngx_asana_zone_t *zone = data;
 
-    ngx_asana_cache_forget(zone->sh->cache, key);
+    ngx_asana_cache_forget(zone->sh->cache, key, position);
 }
 
 

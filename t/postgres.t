@@ -116,6 +116,25 @@ is $first->ask('handshake /g gateway ' . secret()), 'ADDED',
     cmp_ok $seconds, '>=', 0.95, 'one after the other, 20 a second';
 }
 
+# what was read after a change is not forgotten when the journal tells of it
+
+{
+    my ($key, $other) = ('/kept', '/race/9');
+    $second->ask("find $other 0");
+    my $secret = secret();
+    my $before = $second->ask('entries');
+    $first->ask("handshake $key first $secret");
+    is $second->ask("find $key 0"), "OK $secret:new:", 'a new secret is read';
+    is $second->ask('entries'), $before + 1, 'and kept';
+    $first->ask("revoke $other");
+    ok wait_for(sub { $second->ask("find $other 0") eq 'DECLINED' }, 5),
+        'the journal was read, up to a later change';
+    is $second->ask('entries'), $before, 'and it is still kept';
+    $first->ask("revoke $key");
+    ok wait_for(sub { $second->ask("find $key 0") eq 'DECLINED' }, 5),
+        'until it is changed again';
+}
+
 # a revocation reaches the others
 
 {

@@ -14,7 +14,8 @@
  *     CONTACT  when the journal was read with success
  *     EPOCH    the version; a new one each time that the journal has a gap
  *
- * A look-up that was read before AHEAD may have brought back what the zone had
+ * An entry that was read at the position of a change, or later, is kept.  A
+ * look-up that was read before AHEAD may have brought back what the zone had
  * forgotten just then; so its key is forgotten once more.  A worker that is
  * killed while it forgets leaves KNOWN as it was, and the next one does it
  * again.
@@ -137,9 +138,9 @@ void
 ngx_asana_journal_read(ngx_asana_journal_t *journal,
     ngx_asana_postgres_look_t *look)
 {
-    ngx_str_t     *key;
-    ngx_uint_t     i;
-    ngx_atomic_t  *shared;
+    ngx_uint_t                     i;
+    ngx_atomic_t                  *shared;
+    ngx_asana_postgres_changed_t  *changed;
 
     shared = journal->shared;
 
@@ -161,10 +162,11 @@ ngx_asana_journal_read(ngx_asana_journal_t *journal,
         ngx_asana_journal_committed(journal, look->position);
     }
 
-    key = look->changed.elts;
+    changed = look->changed.elts;
 
     for (i = 0; i < look->changed.nelts; i++) {
-        journal->conf->forget(journal->conf->data, &key[i]);
+        journal->conf->forget(journal->conf->data, &changed[i].key,
+                              changed[i].position);
     }
 
     shared[NGX_ASANA_JOURNAL_KNOWN] = look->position;
@@ -199,7 +201,7 @@ ngx_asana_journal_gap(ngx_asana_journal_t *journal,
 
     journal->shared[NGX_ASANA_JOURNAL_AHEAD] = look->position;
 
-    journal->conf->forget(journal->conf->data, NULL);
+    journal->conf->forget(journal->conf->data, NULL, 0);
 }
 
 
@@ -224,7 +226,11 @@ void
 ngx_asana_journal_filled(ngx_asana_journal_t *journal,
     ngx_asana_postgres_look_t *look, ngx_str_t *key)
 {
-    if (journal->shared[NGX_ASANA_JOURNAL_AHEAD] > look->read) {
-        journal->conf->forget(journal->conf->data, key);
+    uint64_t  ahead;
+
+    ahead = journal->shared[NGX_ASANA_JOURNAL_AHEAD];
+
+    if (ahead > look->read) {
+        journal->conf->forget(journal->conf->data, key, ahead);
     }
 }

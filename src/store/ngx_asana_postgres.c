@@ -76,7 +76,6 @@ static void ngx_asana_postgres_start(ngx_asana_postgres_t *pg);
 static ngx_int_t ngx_asana_postgres_prepare(ngx_asana_postgres_t *pg);
 static void ngx_asana_postgres_job(void *data);
 static void ngx_asana_postgres_done(void *data);
-static void ngx_asana_postgres_leave(void *data);
 static void ngx_asana_postgres_answer(ngx_asana_postgres_t *pg,
     ngx_asana_lookup_t *lookup);
 static void ngx_asana_postgres_answer_page(ngx_asana_postgres_t *pg);
@@ -137,7 +136,7 @@ ngx_asana_postgres_create(ngx_asana_backend_conf_t *conf, ngx_log_t *log)
     pg->reader = ngx_asana_pq_create(conf, log);
     pg->thread = ngx_asana_thread_create(ngx_asana_postgres_job,
                                          ngx_asana_postgres_done,
-                                         ngx_asana_postgres_leave, pg, log);
+                                         NULL, pg, log);
 
     if (pg->writer == NULL || pg->reader == NULL || pg->thread == NULL) {
         ngx_asana_postgres_free(pg);
@@ -507,14 +506,6 @@ ngx_asana_postgres_done(void *data)
 }
 
 
-/* each query has its deadline */
-
-static void
-ngx_asana_postgres_leave(void *data)
-{
-}
-
-
 static void
 ngx_asana_postgres_answer(ngx_asana_postgres_t *pg, ngx_asana_lookup_t *lookup)
 {
@@ -523,6 +514,7 @@ ngx_asana_postgres_answer(ngx_asana_postgres_t *pg, ngx_asana_lookup_t *lookup)
 
     lookup->rc = NGX_ERROR;
     lookup->version = pg->look.version;
+    lookup->position = pg->look.read;
 
     secrets = lookup->secrets;
     set = ngx_asana_rows_find(&pg->look.rows, &lookup->key);

@@ -18,7 +18,7 @@ static void ngx_asana_postgres_look_sql(ngx_asana_postgres_look_t *look,
 static ngx_int_t ngx_asana_postgres_look_journal(
     ngx_asana_postgres_look_t *look, PGresult *res);
 static ngx_int_t ngx_asana_postgres_look_keys(ngx_asana_postgres_look_t *look,
-    char *text);
+    char *text, uint64_t position);
 static void ngx_asana_postgres_look_count(ngx_asana_postgres_look_t *look,
     PGresult *res);
 
@@ -38,7 +38,8 @@ ngx_asana_postgres_look_init(ngx_asana_postgres_look_t *look,
 
     if (ngx_asana_rows_init(&look->rows, conf, look->pool, log) != NGX_OK
         || ngx_asana_rows_init(&look->page, conf, look->pool, log) != NGX_OK
-        || ngx_array_init(&look->changed, look->pool, 16, sizeof(ngx_str_t))
+        || ngx_array_init(&look->changed, look->pool, 16,
+                          sizeof(ngx_asana_postgres_changed_t))
            != NGX_OK)
     {
         ngx_destroy_pool(look->pool);
@@ -234,15 +235,18 @@ ngx_asana_postgres_look_journal(ngx_asana_postgres_look_t *look,
         return NGX_OK;
     }
 
+    look->position = look->from;
+
     for (row = 1; row < n; row++) {
-        if (ngx_asana_postgres_look_keys(look, PQgetvalue(res, row, 1))
+        look->position = ngx_asana_sql_number(res, row, 0);
+
+        if (ngx_asana_postgres_look_keys(look, PQgetvalue(res, row, 1),
+                                         look->position)
             != NGX_OK)
         {
             return NGX_ERROR;
         }
     }
-
-    look->position = ngx_asana_sql_number(res, n - 1, 0);
     look->more = (n == NGX_ASANA_POSTGRES_ROWS);
 
     return NGX_OK;
@@ -252,29 +256,31 @@ ngx_asana_postgres_look_journal(ngx_asana_postgres_look_t *look,
 /* "6162 63", as hex digits */
 
 static ngx_int_t
-ngx_asana_postgres_look_keys(ngx_asana_postgres_look_t *look, char *text)
+ngx_asana_postgres_look_keys(ngx_asana_postgres_look_t *look, char *text,
+    uint64_t position)
 {
-    size_t      i, len;
-    ngx_str_t  *key;
+    size_t                         i, len;
+    ngx_asana_postgres_changed_t  *changed;
 
     for ( /* void */ ; *text; text += 2 * len + (text[2 * len] == ' ')) {
 
         len = strcspn(text, " ") / 2;
 
-        key = ngx_array_push(&look->changed);
-        if (key == NULL) {
+        changed = ngx_array_push(&look->changed);
+        if (changed == NULL) {
             return NGX_ERROR;
         }
 
-        key->len = len;
-        key->data = ngx_pnalloc(look->pool, len + 1);
+        changed->position = position;
+        changed->key.len = len;
+        changed->key.data = ngx_pnalloc(look->pool, len + 1);
 
-        if (key->data == NULL) {
+        if (changed->key.data == NULL) {
             return NGX_ERROR;
         }
 
         for (i = 0; i < len; i++) {
-            key->data[i] = (u_char) ngx_hextoi((u_char *) text + 2 * i, 2);
+            changed->key.data[i] = (u_char) ngx_hextoi((u_char *) text + 2 * i, 2);
         }
     }
 

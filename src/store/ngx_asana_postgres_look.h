@@ -12,6 +12,12 @@
 #include "ngx_asana_rows.h"
 
 
+typedef struct {
+    ngx_str_t               key;
+    uint64_t                position;
+} ngx_asana_postgres_changed_t;
+
+
 /* What is asked in one round trip, and what is answered. */
 
 typedef struct {
@@ -32,7 +38,7 @@ typedef struct {
     uint64_t                position;   /* the journal is known up to here */
     ngx_uint_t              gap;        /* 1: other keys may have changed */
     ngx_uint_t              more;       /* 1: there is more in the journal */
-    ngx_array_t             changed;    /* ngx_str_t, keys in the journal */
+    ngx_array_t             changed;    /* ngx_asana_postgres_changed_t */
     ngx_asana_stat_t        stat;
 } ngx_asana_postgres_look_t;
 
