@@ -44,7 +44,7 @@ ngx_http_asana_call_begin(ngx_http_asana_call_t *call)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    /* the handshake may come to another host: that one must know before Asana */
+    /* the handshake may come to another host, which must know before Asana */
 
     call->told = 1;
     call->end = ctx->end;

@@ -194,17 +194,15 @@ ngx_http_asana_gateway_header_filter(ngx_http_request_t *r)
     if (r->headers_out.content_encoding
         && r->headers_out.content_encoding->value.len)
     {
-        ngx_http_asana_gateway_unreadable(create,
-                                     "it is encoded; set "
-                                     "\"proxy_set_header Accept-Encoding\" "
-                                     "to \"\"");
+        ngx_http_asana_gateway_unreadable(create, "it is encoded; set "
+                                          "\"proxy_set_header "
+                                          "Accept-Encoding\" to \"\"");
 
         return ngx_http_next_header_filter(r);
     }
 
     if (r->headers_out.content_length_n > NGX_HTTP_ASANA_GATEWAY_MAX) {
-        ngx_http_asana_gateway_unreadable(create,
-                                               "it is larger than 64k");
+        ngx_http_asana_gateway_unreadable(create, "it is larger than 64k");
 
         return ngx_http_next_header_filter(r);
     }
@@ -220,8 +218,8 @@ static ngx_int_t
 ngx_http_asana_gateway_body_filter(ngx_http_request_t *r,
     ngx_chain_t *in)
 {
-    ngx_buf_t                     *b;
-    ngx_chain_t                   *cl;
+    ngx_buf_t                *b;
+    ngx_chain_t              *cl;
     ngx_http_asana_create_t  *create;
 
     create = ngx_http_asana_gateway_get(r);
@@ -239,8 +237,7 @@ ngx_http_asana_gateway_body_filter(ngx_http_request_t *r,
             break;
 
         case NGX_DECLINED:
-            ngx_http_asana_gateway_unreadable(create,
-                                                   "it is larger than 64k");
+            ngx_http_asana_gateway_unreadable(create, "it is larger than 64k");
 
             return ngx_http_asana_gateway_release(r, create, cl);
 

@@ -5,14 +5,13 @@
 
 
 /*
- * A batch is one transaction.  If it does not fit into the map, each task gets
- * one of its own, so that none pays for another:
+ * A batch is one transaction.  If it does not fit into the map, it is tried
+ * again:
  *
- *     batch     all in one        -> no room for what is added: drop, again
- *                                 -> MDB_MAP_FULL:
- *     alone     one by one        -> MDB_MAP_FULL: what adds is refused, for
- *                                    what does not the map grows, and those
- *                                    without an outcome are tried again
+ *     no room for what is added   after secrets that may go were dropped
+ *     MDB_MAP_FULL                after readers that have died were told off
+ *     MDB_MAP_FULL once more      without what adds, which is refused; then
+ *                                 the map grows
  */
 
 
@@ -168,6 +167,7 @@ ngx_asana_lmdb_write_batch(ngx_asana_lmdb_write_t *w, size_t *need)
          q = ngx_queue_next(q))
     {
         task = ngx_queue_data(q, ngx_asana_task_t, queue);
+
         if (ngx_asana_lmdb_write_adds(task)) {
 
             if (w->e->closed && w->e->dbs.format != 1) {

@@ -259,6 +259,7 @@ static ngx_int_t
 ngx_asana_postgres_look_keys(ngx_asana_postgres_look_t *look, char *text,
     uint64_t position)
 {
+    u_char                        *p;
     size_t                         i, len;
     ngx_asana_postgres_changed_t  *changed;
 
@@ -279,8 +280,10 @@ ngx_asana_postgres_look_keys(ngx_asana_postgres_look_t *look, char *text,
             return NGX_ERROR;
         }
 
+        p = (u_char *) text;
+
         for (i = 0; i < len; i++) {
-            changed->key.data[i] = (u_char) ngx_hextoi((u_char *) text + 2 * i, 2);
+            changed->key.data[i] = (u_char) ngx_hextoi(p + 2 * i, 2);
         }
     }
 
