@@ -104,7 +104,7 @@ ngx_http_asana_args_one(ngx_http_request_t *r, ngx_uint_t allowed,
     args->given |= 1 << i;
 
     rc = ngx_http_asana_args_unescape(r->pool, eq + 1, last,
-                                          &args->value[i]);
+                                      &args->value[i]);
 
     if (rc == NGX_ERROR) {
         args->status = NGX_HTTP_INTERNAL_SERVER_ERROR;

@@ -386,7 +386,7 @@ ngx_http_asana_gateway_task(ngx_http_asana_ctx_t *ctx, ngx_str_t *secret)
     ngx_str_set(&key, "");
 
     task = ngx_asana_task_create(NGX_ASANA_CONFIRM, &key,
-                                       ctx->r->connection->log);
+                                 ctx->r->connection->log);
     if (task == NULL) {
         return NULL;
     }

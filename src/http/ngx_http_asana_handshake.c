@@ -77,7 +77,7 @@ ngx_http_asana_handshake_looked(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
     conf = &ctx->azcf->store;
 
     task = ngx_asana_task_create(NGX_ASANA_HANDSHAKE, &ctx->key,
-                                       ctx->r->connection->log);
+                                 ctx->r->connection->log);
     if (task == NULL) {
         return ngx_http_asana_handshake_failed(ctx);
     }

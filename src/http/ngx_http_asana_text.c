@@ -54,7 +54,7 @@ ngx_http_asana_text_row(ngx_http_asana_text_t *out,
 
         ngx_http_asana_text(out, "%s\"", comma);
         ngx_http_asana_text_word(out, i,
-                                     count == NGX_ASANA_COUNT_DRY_RUNS);
+                                 count == NGX_ASANA_COUNT_DRY_RUNS);
         ngx_http_asana_text(out, "\":%uA", counters->count[count][i]);
 
         comma = ",";
@@ -92,7 +92,7 @@ ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
         (void) ngx_hex_dump(id, s->id, NGX_ASANA_ID_LEN);
 
         ngx_http_asana_text(out, "%s{\"id\":\"%*s\",\"state\":\"%s\",",
-                                i ? "," : "", sizeof(id), id, state);
+                            i ? "," : "", sizeof(id), id, state);
         ngx_http_asana_text_time(out, "created", s->created);
         ngx_http_asana_text_time(out, "verified", s->verified);
         ngx_http_asana_text(out, "\"deliveries\":%ui}", s->deliveries);
@@ -118,9 +118,9 @@ ngx_http_asana_text_time(ngx_http_asana_text_t *out, const char *name,
     ngx_gmtime(t, &tm);
 
     ngx_http_asana_text(out, "\"%s\":\"%4d-%02d-%02dT%02d:%02d:%02dZ\",",
-                            name, tm.ngx_tm_year, tm.ngx_tm_mon,
-                            tm.ngx_tm_mday, tm.ngx_tm_hour, tm.ngx_tm_min,
-                            tm.ngx_tm_sec);
+                        name, tm.ngx_tm_year, tm.ngx_tm_mon,
+                        tm.ngx_tm_mday, tm.ngx_tm_hour, tm.ngx_tm_min,
+                        tm.ngx_tm_sec);
 }
 
 
