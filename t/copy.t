@@ -81,7 +81,8 @@ sub copy {
     $text = do { local $/ = undef; <$f> };
     close $f;
     %number = $text =~ /^(\w[a-z ]*?) +(\d+)  /mg;
-    diag $text if $text =~ /plain-secret(?!\/hook)|(?:01){32}/;
+    fail("nothing of Perl, and no secrets: $text")
+        if $text =~ / line \d+|plain-secret|(?:0[123]){32}/;
     return $code;
 }
 
@@ -181,7 +182,7 @@ is $fleet->call('PUT', '/api/hooks?key=localhost/wait/1',
     'which can be confirmed';
 
 my ($killed, %left) = (0);
-for my $round (1 .. 12) {
+for my $round (1 .. 8) {
     $pg->sql('DELETE FROM asana_hook.secrets');
     my $pid = start(@to_key, $state, $uri);
     sleep $took * (0.3 + rand 0.7);
@@ -267,7 +268,7 @@ is copy('--dry-run', @from_key, $uri, $new), 0, 'a dry run';
 ok !-e $new, 'makes no directory';
 is copy(@from_key, $uri, $new), 0, 'into a new directory' or diag $text;
 is $number{added}, $n + 3, 'all of it';
-is sprintf('%o', (stat $_)[2] & 07777), -d $_ ? '700' : '600', 'its mode'
+is sprintf('%o', (stat $_)[2] & oct 7777), -d $_ ? '700' : '600', 'its mode'
     for $new, glob "$new/*";
 like $text, qr/chown -R www-data: \Q$new\E$/m, 'tells of the owner';
 own($new);
@@ -332,16 +333,13 @@ is enroll($back, '/last'), 1, 'handshakes go on';
 $took = time;
 is copy(@from_key, $uri, "$pg->{dir}/whole"), 0, 'into a directory';
 $took = time - $took;
-for my $round (1 .. 12) {
+for my $round (1 .. 8) {
     my $dir = "$pg->{dir}/killed.$round";
     my $pid = start(@from_key, $uri, $dir);
     sleep $took * (0.3 + rand 0.7);
     $killed++ if kill 'KILL', $pid;
     waitpid $pid, 0;
     $left{ keys %{ records($dir) } }++;
-    is copy(@from_key, $uri, $dir), 0, "and works after that ($round)"
-        or diag $text;
-    is keys %{ records($dir) }, $n + 3, 'whole';
 }
 is join(' ', grep { $_ != $n + 3 && $_ != 0 } keys %left), '',
     "killed $killed times, it is empty, or whole"
@@ -354,6 +352,17 @@ my $sealed = "$pg->{dir}/sealed";
 is copy(@zone, '--to-key', $other, $new, $sealed), 0, 'encrypted' or diag $text;
 is unpack('N', (pairs($sealed, 'meta'))[-1][1]), 3, 'format 3';
 unlike scalar(qx(cat $sealed/data.mdb)), qr/plain-secret/, 'nothing is in clear';
+
+sub used {
+    my %meta = map { @{$_} } pairs($sealed, 'meta');
+    my %used = unpack '(a4 Q>)*', $meta{keys_used};
+    return join ' ', map {"$_->[0]:$_->[1]"} sort { $a->[0] cmp $b->[0] }
+        map { [unpack('H*', $_), $used{$_}] } keys %used;
+}
+
+sub key_id { return substr sha256_hex(chr($_[0]) x 32), 0, 8 }
+
+is used(), key_id(2) . ':' . ($n + 5), 'how many secrets its key has';
 is copy(@zone, '--from-key', $other, '--to-key', $key, $sealed, $uri), 0,
     'encrypted anew' or diag $text;
 is "$number{added} $number{'already there'}", '2 ' . ($n + 3), 'what was new';
@@ -363,7 +372,7 @@ is copy(@zone, '--from-key', $key, $sealed, "$pg->{dir}/clear"), 1,
     'the right one';
 my $wants = sprintf '%s is encrypted by key %s,',
     substr(sha256_hex(secret('/hook/1')), 0, 16),
-    substr sha256_hex("\2" x 32), 0, 8;
+    key_id(2);
 like $text, qr/^unreadable  localhost\/hook\/1 $wants/m,
     'names key, id, and what it takes';
 ok !-e "$pg->{dir}/clear", 'nothing was written';
@@ -377,6 +386,14 @@ is copy(@zone, '--to-key', $other, $state, "$pg->{dir}/clear"), 1,
 is copy($state, $sealed), 1, 'nor an encrypted one clear';
 is copy(@to_key, $state, $sealed), 1, 'another key than that of TO';
 like $text, qr/nothing that TO has can be decrypted/, 'says so';
+revoke($one, 'localhost/hook/9');
+is $one->handshake('/hook/9', 'another-secret-of-one')->{status}, 200,
+    'another secret';
+is copy('--replace', @zone, '--to-key', $pg->key_file('both', 3, 2), $state,
+    $sealed), 0, 'a new key in front of it';
+is "$number{added} $number{replaced}", '0 1', 'one was replaced';
+is used(), join(' ', key_id(3) . ':1', key_id(2) . ':' . ($n + 4)),
+    'by the new key';
 is copy('--replace', '--zone', 'hooks', '--to-key', $other, $state, $uri), 1,
     'the same with a database';
 
