@@ -409,6 +409,17 @@ load($back->{dir}, 'hooks', 'localhost/damaged', "\2bad");
 is copy(@to_key, $new, $uri), 1, 'a damaged value';
 like $text, qr/^unreadable  localhost\/damaged damaged$/m, 'is named';
 
+# no room
+
+{
+    my $full = "$pg->{dir}/full";
+    my @args = (@zone, '--from-key', "$pg->{dir}/both", $sealed, $full);
+    local $ENV{COPY} = "$^X tools/asana-hook-copy @args";
+    is system('ulimit -f 400; exec $COPY >/dev/null 2>&1') >> 8, 3, 'no room';
+    is keys %{ records($full) }, 0, 'nothing was written';
+    is copy(@args), 0, 'with room';
+}
+
 # files that LMDB would not survive
 
 mkdir "$pg->{dir}/cut", 0700;
