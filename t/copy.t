@@ -367,6 +367,12 @@ is copy(@zone, '--from-key', $other, '--to-key', $key, $sealed, $uri), 0,
     'encrypted anew' or diag $text;
 is "$number{added} $number{'already there'}", '2 ' . ($n + 3), 'what was new';
 is verify($fleet, '/later', '/last'), 2, 'the fleet verifies it';
+is copy(@from_key, qw(--zone-to renamed --to-key), $other, $uri, $uri), 0,
+    'between zones of one database' or diag $text;
+is $number{added}, $n + 5, 'all of it';
+is copy(qw(--zone renamed --from-key), $key, $uri, "$pg->{dir}/clear"), 1,
+    'which are encrypted anew';
+is copy(@from_key, '--to-key', $key, $uri, $uri), 2, 'but not with itself';
 is copy($sealed, "$pg->{dir}/clear"), 1, 'an encrypted one needs a key';
 is copy(@zone, '--from-key', $key, $sealed, "$pg->{dir}/clear"), 1,
     'the right one';
