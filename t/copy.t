@@ -141,7 +141,7 @@ is $pg->sql('SELECT count(*) FROM asana_hook.zones'), 0, 'at all';
     }
 }
 
-# into the database: killed at any moment, nothing is there, or all of it
+# into the database
 
 my $took = time;
 is copy(@to_key, $state, $uri), 0, 'into the database' or diag $text;
@@ -181,25 +181,33 @@ is $fleet->call('PUT', '/api/hooks?key=localhost/wait/1',
     ['X-Hook-Secret: ' . secret('/wait/1?p=confirm')])->{status}, 200,
     'which can be confirmed';
 
+# killed at any moment, the database has what it had, or all that is new
+
 my ($killed, %left) = (0);
+my $same = 'SELECT count(*) FROM asana_hook.secrets JOIN good USING (key,id)';
+$pg->sql('CREATE TABLE good AS TABLE asana_hook.secrets');
 for my $round (1 .. 8) {
     $pg->sql('DELETE FROM asana_hook.secrets');
-    my $pid = start(@to_key, $state, $uri);
-    sleep $took * (0.3 + rand 0.7);
+    $pg->sql('INSERT INTO asana_hook.secrets TABLE good');
+    $pg->sql(q(UPDATE asana_hook.secrets SET id=substr(sha256(id),1,8)
+        WHERE key<>'localhost/hook/1'));
+    is $pg->sql($same), 1, 'other secrets' if $round == 1;
+    my $pid = start('--replace', @to_key, $state, $uri);
+    sleep $took * (0.3 + rand 0.9);
     $killed++ if kill 'KILL', $pid;
     waitpid $pid, 0;
     wait_for(sub {
         !$pg->sql(q(SELECT count(*) FROM pg_stat_activity
             WHERE application_name='asana-hook-copy'))
     });
-    $left{ rows() }++;
+    $left{ rows() . ' ' . $pg->sql($same) }++;
 }
-is join(' ', grep { $_ != $n && $_ != 0 } keys %left), '',
-    "killed $killed times, it is empty, or whole"
+is join(',', grep { !/^$n (?:1|$n)$/ } keys %left), '',
+    "killed $killed times, it is as it was, or whole"
     or diag explain \%left;
 ok $killed, 'it was killed';
-$pg->sql('DELETE FROM asana_hook.secrets');
-is copy(@to_key, $state, $uri), 0, 'it works after that';
+is copy('--replace', @to_key, $state, $uri), 0, 'it works after that';
+is $pg->sql($same), $n, 'whole';
 
 # nothing of it is readable there
 
@@ -336,7 +344,7 @@ $took = time - $took;
 for my $round (1 .. 8) {
     my $dir = "$pg->{dir}/killed.$round";
     my $pid = start(@from_key, $uri, $dir);
-    sleep $took * (0.3 + rand 0.7);
+    sleep $took * (0.3 + rand 0.9);
     $killed++ if kill 'KILL', $pid;
     waitpid $pid, 0;
     $left{ keys %{ records($dir) } }++;
@@ -438,7 +446,7 @@ like $text, qr/replaced while in use/, 'says so';
 rename "$state/lock.old", "$state/lock.mdb";
 is copy(@to_key, $state, $uri), 1, 'put back';
 
-diag sprintf '%d keys into PostgreSQL: %.2f s, into a directory: %.2f s', $n,
+diag explain \%left, sprintf '%d keys into PostgreSQL: %.2f s, into a directory: %.2f s', $n,
     $seconds, $took;
 
 $_->secrecy('plain-secret') for $one, $fleet, $back;
