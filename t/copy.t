@@ -446,7 +446,7 @@ like $text, qr/replaced while in use/, 'says so';
 rename "$state/lock.old", "$state/lock.mdb";
 is copy(@to_key, $state, $uri), 1, 'put back';
 
-diag explain \%left, sprintf '%d keys into PostgreSQL: %.2f s, into a directory: %.2f s', $n,
+diag sprintf '%d keys into PostgreSQL: %.2f s, into a directory: %.2f s', $n,
     $seconds, $took;
 
 $_->secrecy('plain-secret') for $one, $fleet, $back;
