@@ -8,6 +8,7 @@
 #define _NGX_ASANA_BACKEND_H_INCLUDED_
 
 
+#include "ngx_asana_counters.h"
 #include "ngx_asana_task.h"
 
 
@@ -19,9 +20,6 @@
 typedef void (*ngx_asana_forget_pt)(void *data, ngx_str_t *key,
     uint64_t position);
 
-/* microseconds of a durable commit; called in the store's thread */
-typedef void (*ngx_asana_commit_pt)(void *data, uint64_t usec);
-
 
 typedef struct {
     ngx_str_t               zone;       /* its name, for messages */
@@ -32,9 +30,9 @@ typedef struct {
     ngx_msec_t              poll;       /* of a store that hosts share */
     ngx_msec_t              timeout;
     time_t                  stale;      /* seconds */
-    ngx_asana_commit_pt     committed;
+    ngx_asana_counters_t   *counters;
     ngx_asana_forget_pt     forget;
-    void                   *data;       /* of both */
+    void                   *data;       /* of it */
 
     ngx_atomic_t           *shared;     /* [NGX_ASANA_SHARED], or NULL */
 

@@ -17,10 +17,24 @@ ngx_uint_t  ngx_asana_counters_bounds[NGX_ASANA_BUCKETS] = {
 };
 
 
-void
-ngx_asana_counters_commit(ngx_asana_counters_t *counters, uint64_t usec)
+uint64_t
+ngx_asana_counters_now(void)
 {
+    struct timespec  ts;
+
+    (void) clock_gettime(CLOCK_MONOTONIC, &ts);
+
+    return (uint64_t) ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
+
+void
+ngx_asana_counters_time(ngx_asana_times_t *times, uint64_t start)
+{
+    uint64_t    usec;
     ngx_uint_t  i;
+
+    usec = ngx_asana_counters_now() - start;
 
     for (i = 0; i < NGX_ASANA_BUCKETS; i++) {
         if (usec <= ngx_asana_counters_bounds[i]) {
@@ -28,8 +42,24 @@ ngx_asana_counters_commit(ngx_asana_counters_t *counters, uint64_t usec)
         }
     }
 
-    (void) ngx_atomic_fetch_add(&counters->commit_usec, usec);
-    (void) ngx_atomic_fetch_add(&counters->commits[i], 1);
+    (void) ngx_atomic_fetch_add(&times->usec, usec);
+    (void) ngx_atomic_fetch_add(&times->n[i], 1);
+}
+
+
+uint64_t
+ngx_asana_counters_total(ngx_asana_times_t *times)
+{
+    uint64_t    n;
+    ngx_uint_t  i;
+
+    n = 0;
+
+    for (i = 0; i <= NGX_ASANA_BUCKETS; i++) {
+        n += times->n[i];
+    }
+
+    return n;
 }
 
 

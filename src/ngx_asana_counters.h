@@ -32,9 +32,18 @@ typedef enum {
 
 
 typedef struct {
+    ngx_atomic_t          usec;                         /* of all of them */
+    ngx_atomic_t          n[NGX_ASANA_BUCKETS + 1];
+} ngx_asana_times_t;
+
+
+typedef struct {
     ngx_atomic_t          count[NGX_ASANA_COUNTS][NGX_ASANA_WORDS];
-    ngx_atomic_t          commit_usec;
-    ngx_atomic_t          commits[NGX_ASANA_BUCKETS + 1];
+    ngx_asana_times_t     commits;                      /* durable ones */
+    ngx_atomic_t          lookups;                      /* of the store */
+    ngx_asana_times_t     queries;                      /* for look-ups */
+    ngx_atomic_t          conflicts;
+    ngx_atomic_t          failures;
     ngx_atomic_t          creates[NGX_ASANA_CREATES];   /* until when */
 } ngx_asana_counters_t;
 
@@ -47,12 +56,18 @@ typedef struct {
 } ngx_asana_create_t;
 
 
-/* upper bounds of commits[], microseconds; the last one has none */
+/* upper bounds of times, microseconds; the last n[] has none */
 extern ngx_uint_t  ngx_asana_counters_bounds[];
 
 
-/* Counts a durable commit that took so many microseconds, in any thread. */
-void ngx_asana_counters_commit(ngx_asana_counters_t *counters, uint64_t usec);
+/* Microseconds of a clock that nobody sets; in any thread, as the next one. */
+uint64_t ngx_asana_counters_now(void);
+
+/* Counts what began at that time and ends now. */
+void ngx_asana_counters_time(ngx_asana_times_t *times, uint64_t start);
+
+/* How many of them were counted. */
+uint64_t ngx_asana_counters_total(ngx_asana_times_t *times);
 
 /*
  * A create call begins, and ends.  Nothing keeps the door of the policy

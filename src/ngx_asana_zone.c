@@ -51,7 +51,6 @@ static void ngx_asana_zone_write_back(ngx_asana_zone_t *zone, ngx_str_t *key,
     time_t verified, u_char *id);
 static void ngx_asana_zone_done(ngx_asana_task_t *task,
     ngx_asana_outcome_e outcome);
-static void ngx_asana_zone_committed(void *data, uint64_t usec);
 static void ngx_asana_zone_forget(void *data, ngx_str_t *key,
     uint64_t position);
 
@@ -70,7 +69,6 @@ ngx_asana_zone_create(ngx_pool_t *pool, ngx_asana_backend_t *backend,
     zone->backend = backend;
     zone->conf = conf;
 
-    conf->committed = ngx_asana_zone_committed;
     conf->forget = ngx_asana_zone_forget;
     conf->done = ngx_asana_zone_done;
     conf->data = zone;
@@ -91,6 +89,7 @@ ngx_asana_zone_init(ngx_asana_zone_t *zone, ngx_shm_zone_t *shm_zone,
     if ((old && !resized) || shm_zone->shm.exists) {
         zone->sh = zone->shpool->data;
         zone->conf->shared = zone->sh->shared;
+        zone->conf->counters = &zone->sh->counters;
         return NGX_OK;
     }
 
@@ -127,6 +126,7 @@ ngx_asana_zone_init(ngx_asana_zone_t *zone, ngx_shm_zone_t *shm_zone,
     zone->shpool->data = sh;
     zone->sh = sh;
     zone->conf->shared = sh->shared;
+    zone->conf->counters = &sh->counters;
 
     return NGX_OK;
 }
@@ -182,6 +182,8 @@ ngx_asana_zone_find(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
             return NGX_ERROR;
         }
     }
+
+    (void) ngx_atomic_fetch_add(&zone->sh->counters.lookups, 1);
 
     lookup->complete = ngx_asana_zone_found_handler;
     lookup->owner = zone;
@@ -404,15 +406,6 @@ ngx_asana_zone_forget(void *data, ngx_str_t *key, uint64_t position)
     ngx_asana_zone_t *zone = data;
 
     ngx_asana_cache_forget(zone->sh->cache, key, position);
-}
-
-
-static void
-ngx_asana_zone_committed(void *data, uint64_t usec)
-{
-    ngx_asana_zone_t *zone = data;
-
-    ngx_asana_counters_commit(&zone->sh->counters, usec);
 }
 
 

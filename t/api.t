@@ -90,7 +90,8 @@ is $info->{entries}, 0, 'entries';
 is join(' ', @{ $info->{store} }{qw(keys secrets pending commits)}),
     '0 0 0 0', 'an empty store';
 is join(' ', sort keys %{ $info->{store} }),
-    'commits keys kind max_size pending secrets size writable',
+    'commits conflicts failures keys kind lookups max_size pending queries '
+        . 'secrets size writable',
     'members of the store';
 is $info->{store}{max_size}, 256 * 1048576, 'max_size';
 is join(' ', sort keys %{ $info->{handshakes} }),

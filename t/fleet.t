@@ -177,6 +177,62 @@ my ($contact) = $one->call('GET', '/api/metrics')->{body}
     =~ /^asana_hook_store_contact_seconds\{zone="hooks"\} ([\d.]+)$/m;
 ok defined $contact && $contact < 5, 'the last contact' or diag $contact;
 
+# what the engine does: keys are many, queries few; and a lock that is held
+
+sub engine {
+    my ($host) = @_;
+    my $text = $host->call('GET', '/api/metrics')->{body};
+    my %got = map {
+        $_ => $text =~ /^asana_hook_store_$_\{zone="hooks"\} (\d+)$/m
+    } qw(lookups_total lookup_seconds_count conflicts_total failures_total);
+    my $info = decode_json($host->call('GET', '/api')->{body})->{store};
+    is_deeply [@$info{qw(lookups queries conflicts failures)}],
+        [@got{qw(lookups_total lookup_seconds_count conflicts_total
+                failures_total)}], 'GET / says the same';
+    return \%got;
+}
+
+{
+    my $before = engine($one);
+    my @r = $one->many(map { raw("/flood/$_",
+            'X-Hook-Signature: ' . sign(secret(), $body), $body) } 1 .. 320);
+    is scalar(grep { $_->{status} == 403 } @r), 320, 'a flood of forgeries';
+    my $after = engine($one);
+    cmp_ok $after->{lookups_total} - $before->{lookups_total}, '>=', 320,
+        'each of them is a look-up';
+    my $queries = $after->{lookup_seconds_count}
+        - $before->{lookup_seconds_count};
+    cmp_ok $queries, '>', 0, 'that queries answer';
+    cmp_ok $queries, '<', 64, "together: $queries of them";
+    is $after->{$_}, $before->{$_}, "no $_" for qw(conflicts_total
+        failures_total);
+
+    my $pid = fork;
+    if (!$pid) {
+        $pg->sql(q{BEGIN; SELECT FROM asana_hook.zones FOR UPDATE;
+            SELECT pg_sleep(3)}, undef, 1);
+        POSIX::_exit(0);
+    }
+    ok wait_for(sub { $pg->sql(q{SELECT count(*) FROM pg_stat_activity
+        WHERE query LIKE '%pg_sleep(3)%' AND pid <> pg_backend_pid()
+        AND wait_event = 'PgSleep'}) }), 'another host holds the lock';
+    is status($one->handshake('/locked', secret())), 503, 'a handshake fails';
+    $after = engine($one);
+    is $after->{conflicts_total} - $before->{conflicts_total}, 1,
+        'it is a conflict';
+    is $after->{failures_total}, $before->{failures_total}, 'and no failure';
+    like $one->slurp('error.log'), qr/canceling statement due to lock timeout/,
+        'the log tells';
+    my $text = $one->call('GET', '/api/metrics')->{body};
+    is_deeply [sort $text =~ /^# TYPE asana_hook_(store_\w+)/mg],
+        [map {"store_$_"} qw(commit_seconds conflicts_total contact_seconds
+            failures_total lookup_seconds lookups_total readable used_bytes
+            writable)], 'the metrics of an engine';
+    waitpid $pid, 0;
+    ok wait_for(sub { $one->handshake('/locked', secret())->{status} == 200 },
+        12), 'it goes on';
+}
+
 # the server is down: what is known verifies, the rest is not known
 
 my $known = secret();
@@ -203,6 +259,7 @@ for my $host (@hosts) {
 is status(map { $_->deliver('/known', $known, $body) } @hosts), '200 200 200',
     'what is known verifies after a forgery as well';
 like $one->slurp('error.log'), qr/\[crit\].*zone "hooks"/, 'the log says why';
+cmp_ok engine($one)->{failures_total}, '>', 0, 'failures are counted';
 $pg->start;
 ok wait_for(sub { $_->handshake('/new', $known)->{status} == 200 }, 20),
     'back: handshakes' for $one;

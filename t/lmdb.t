@@ -25,6 +25,7 @@ sub build {
     my $incs = qx(tools/nginx-flags $tree incs);
     chomp $incs;
     my $src = 't/lib/lmdb.c src/ngx_asana_secrets.c src/ngx_asana_policy.c '
+        . 'src/ngx_asana_counters.c '
         . join ' ', glob 'src/store/ngx_asana_lmdb*.c';
     my $said = qx($cc -g -O1 -D_GNU_SOURCE -Wall -Wextra -Werror \\
         -Wno-unused-parameter $flags -Isrc -Isrc/store $incs $src \\

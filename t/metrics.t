@@ -217,10 +217,37 @@ for my $n (1 .. 5) {
 is histogram(metrics(), 'five more') - $commits, 5,
     'five handshakes one after the other are five commits';
 
+# look-ups: what the zone answers needs none
+
+sub lookups {
+    my ($name) = @_;
+    my $all = metrics();
+    my $info = decode_json($t->call('GET', '/api')->{body})->{store};
+    my ($keys, $queries) = map { $all->{qq(asana_hook_store_${_}{zone="hooks"})} }
+        qw(lookups_total lookup_seconds_count);
+    is $queries, $keys, "$name: a query for each key";
+    is_deeply [@$info{qw(lookups queries)}], [$keys, $queries],
+        "$name: GET / says the same";
+    return $keys;
+}
+
+$t->many((delivery('/a', 1, $body)));
+my $lookups = lookups('before');
+cmp_ok $lookups, '>', 0, 'look-ups';
+$t->many((delivery('/a', 1, $body)) x 20);
+$want{'deliveries verified'} += 21;
+is lookups('a key in the zone') - $lookups, 0, 'the zone answers';
+$t->many(map { delivery("/unknown/$_", 1, $body) } 1 .. 5);
+$want{'deliveries unknown'} += 5;
+is lookups('new keys') - $lookups, 5, 'each new key is looked up once';
+is_deeply [grep {/conflicts|failures/} keys %{ metrics() }], [],
+    'a directory is no engine';
+
 # a reload keeps all of it
 
 ok $t->reload, 'a reload';
 compare('a reload');
+is lookups('a reload') - $lookups, 5, 'look-ups as well';
 cmp_ok histogram(metrics(), 'a reload'), '>=', $commits + 5, 'commits as well';
 
 # the second time nothing is new: all the same answers

@@ -225,8 +225,6 @@ static ngx_int_t
 ngx_http_asana_api_info(ngx_http_request_t *r,
     ngx_http_asana_zone_conf_t *azcf)
 {
-    uint64_t                 commits;
-    ngx_uint_t               i;
     ngx_asana_stat_t         stat;
     ngx_asana_counters_t    *counters;
     ngx_http_asana_text_t    out;
@@ -244,21 +242,21 @@ ngx_http_asana_api_info(ngx_http_request_t *r,
                         "\",\"size\":%uz,\"used\":%uz,\"entries\":%ui,",
                         usage.size, usage.used, usage.entries);
 
-    commits = 0;
-
-    for (i = 0; i <= NGX_ASANA_BUCKETS; i++) {
-        commits += counters->commits[i];
-    }
-
     if (ngx_asana_zone_stat(azcf->zone, &stat) == NGX_OK) {
         ngx_http_asana_text(&out,
                             "\"store\":{\"kind\":\"%s\",\"keys\":%uL,"
                             "\"secrets\":%uL,\"pending\":%uL,"
                             "\"size\":%uL,\"max_size\":%uz,"
-                            "\"commits\":%uL,\"writable\":%s},",
+                            "\"commits\":%uL,\"lookups\":%uA,"
+                            "\"queries\":%uL,\"conflicts\":%uA,"
+                            "\"failures\":%uA,\"writable\":%s},",
                             ngx_asana_zone_backend(azcf->zone),
                             stat.keys, stat.secrets, stat.pending,
-                            stat.used, azcf->store.max_size, commits,
+                            stat.used, azcf->store.max_size,
+                            ngx_asana_counters_total(&counters->commits),
+                            counters->lookups,
+                            ngx_asana_counters_total(&counters->queries),
+                            counters->conflicts, counters->failures,
                             stat.writable ? "true" : "false");
 
     } else {

@@ -18,8 +18,13 @@ static void ngx_http_asana_metrics_store(ngx_http_asana_text_t *out,
     ngx_http_asana_zone_conf_t *azcf, ngx_str_t *name);
 static void ngx_http_asana_metrics_gauge(ngx_http_asana_text_t *out,
     ngx_str_t *zone, const char *name, const char *help, uint64_t value);
-static void ngx_http_asana_metrics_commits(ngx_http_asana_text_t *out,
-    ngx_asana_counters_t *counters, ngx_str_t *name);
+static void ngx_http_asana_metrics_times(ngx_http_asana_text_t *out,
+    ngx_str_t *zone, const char *name, const char *help,
+    ngx_asana_times_t *times);
+static void ngx_http_asana_metrics_engine(ngx_http_asana_text_t *out,
+    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *name);
+static void ngx_http_asana_metrics_counter(ngx_http_asana_text_t *out,
+    ngx_str_t *zone, const char *name, const char *help, uint64_t value);
 static ngx_int_t ngx_http_asana_metrics_label(ngx_pool_t *pool,
     ngx_str_t *dst, ngx_str_t *src);
 
@@ -67,7 +72,7 @@ ngx_http_asana_metrics(ngx_http_asana_text_t *out,
 
     ngx_http_asana_metrics_zone(out, azcf, &name);
     ngx_http_asana_metrics_store(out, azcf, &name);
-    ngx_http_asana_metrics_commits(out, counters, &name);
+    ngx_http_asana_metrics_engine(out, azcf, &name);
 }
 
 
@@ -169,39 +174,74 @@ ngx_http_asana_metrics_gauge(ngx_http_asana_text_t *out, ngx_str_t *zone,
 
 
 static void
-ngx_http_asana_metrics_commits(ngx_http_asana_text_t *out,
-    ngx_asana_counters_t *counters, ngx_str_t *name)
+ngx_http_asana_metrics_engine(ngx_http_asana_text_t *out,
+    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *name)
+{
+    ngx_asana_counters_t  *counters;
+
+    counters = ngx_asana_zone_counters(azcf->zone);
+
+    ngx_http_asana_metrics_times(out, name, "store_commit_seconds",
+                                 "Time of a durable commit.",
+                                 &counters->commits);
+    ngx_http_asana_metrics_counter(out, name, "store_lookups_total",
+                                   "Keys that the store was asked for.",
+                                   counters->lookups);
+    ngx_http_asana_metrics_times(out, name, "store_lookup_seconds",
+                                 "Time of a query that looks up keys.",
+                                 &counters->queries);
+
+    if (azcf->fleet) {
+        ngx_http_asana_metrics_counter(out, name, "store_conflicts_total",
+                                       "Changes that lost to another host.",
+                                       counters->conflicts);
+        ngx_http_asana_metrics_counter(out, name, "store_failures_total",
+                                       "Failures to use the database.",
+                                       counters->failures);
+    }
+}
+
+
+static void
+ngx_http_asana_metrics_counter(ngx_http_asana_text_t *out, ngx_str_t *zone,
+    const char *name, const char *help, uint64_t value)
+{
+    ngx_http_asana_metrics_head(out, name, "counter", help);
+    ngx_http_asana_text(out, "asana_hook_%s{zone=\"%V\"} %uL\n", name, zone,
+                        value);
+}
+
+
+static void
+ngx_http_asana_metrics_times(ngx_http_asana_text_t *out, ngx_str_t *zone,
+    const char *name, const char *help, ngx_asana_times_t *times)
 {
     uint64_t    n, usec;
     ngx_uint_t  i, bound;
 
     n = 0;
-    usec = counters->commit_usec;
+    usec = times->usec;
 
-    ngx_http_asana_metrics_head(out, "store_commit_seconds", "histogram",
-                                "Time of a durable commit.");
+    ngx_http_asana_metrics_head(out, name, "histogram", help);
 
     for (i = 0; i < NGX_ASANA_BUCKETS; i++) {
-        n += counters->commits[i];
+        n += times->n[i];
         bound = ngx_asana_counters_bounds[i];
 
         ngx_http_asana_text(out,
-                            "asana_hook_store_commit_seconds_bucket{"
-                            "zone=\"%V\",le=\"%ui.%06ui\"} %uL\n",
-                            name, bound / 1000000, bound % 1000000, n);
+                            "asana_hook_%s_bucket{zone=\"%V\","
+                            "le=\"%ui.%06ui\"} %uL\n",
+                            name, zone, bound / 1000000, bound % 1000000, n);
     }
 
-    n += counters->commits[i];
+    n += times->n[i];
 
     ngx_http_asana_text(out,
-                        "asana_hook_store_commit_seconds_bucket{zone=\"%V\","
-                        "le=\"+Inf\"} %uL\n"
-                        "asana_hook_store_commit_seconds_sum{zone=\"%V\"} "
-                        "%uL.%06uL\n"
-                        "asana_hook_store_commit_seconds_count{zone=\"%V\"} "
-                        "%uL\n",
-                        name, n, name, usec / 1000000, usec % 1000000, name,
-                        n);
+                        "asana_hook_%s_bucket{zone=\"%V\",le=\"+Inf\"} %uL\n"
+                        "asana_hook_%s_sum{zone=\"%V\"} %uL.%06uL\n"
+                        "asana_hook_%s_count{zone=\"%V\"} %uL\n",
+                        name, zone, n, name, zone, usec / 1000000,
+                        usec % 1000000, name, zone, n);
 }
 
 

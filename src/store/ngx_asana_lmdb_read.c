@@ -68,6 +68,9 @@ ngx_asana_lmdb_read_find(void *backend, ngx_asana_lookup_t *lookup,
     int       err;
     MDB_val   key;
     uint32_t  format;
+    uint64_t  start;
+
+    start = ngx_asana_counters_now();
 
     if (ngx_asana_lmdb_read_begin(e, &format, log) != NGX_OK) {
         return NGX_ERROR;
@@ -89,6 +92,7 @@ ngx_asana_lmdb_read_find(void *backend, ngx_asana_lookup_t *lookup,
     mdb_txn_reset(e->read.txn);
 
     if (err == 0 || err == MDB_NOTFOUND) {
+        ngx_asana_counters_time(&e->conf->counters->queries, start);
         return NGX_OK;
     }
 

@@ -260,13 +260,12 @@ static int
 ngx_asana_lmdb_write_commit(ngx_asana_lmdb_write_t *w)
 {
     int                    err;
-    uint64_t               usec;
-    struct timespec        start, end;
+    uint64_t               start;
     ngx_asana_lmdb_env_t  *e;
 
     e = w->e;
 
-    (void) clock_gettime(CLOCK_MONOTONIC, &start);
+    start = ngx_asana_counters_now();
 
     err = mdb_txn_commit(w->recs.txn);
 
@@ -277,12 +276,7 @@ ngx_asana_lmdb_write_commit(ngx_asana_lmdb_write_t *w)
     e->dbs = w->recs.dbs;
 
     if (w->recs.dirty) {
-        (void) clock_gettime(CLOCK_MONOTONIC, &end);
-
-        usec = (uint64_t) (end.tv_sec - start.tv_sec) * 1000000
-               + end.tv_nsec / 1000 - start.tv_nsec / 1000;
-
-        e->conf->committed(e->conf->data, usec);
+        ngx_asana_counters_time(&e->conf->counters->commits, start);
     }
 
     return 0;

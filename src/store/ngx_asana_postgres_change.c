@@ -206,14 +206,18 @@ ngx_asana_postgres_change_begin(ngx_asana_postgres_change_t *ch)
 
     ngx_asana_sql_init(&sql, ch->pool);
 
-    /* of the transaction, not of the session, which a pooler may share */
+    /*
+     * Of the transaction, not of the session, which a pooler may share.  Who
+     * waits for the lock is to hear of it before the deadline.
+     */
 
     ngx_asana_sql_add(&sql,
                       "BEGIN ISOLATION LEVEL READ COMMITTED;"
                       "SET LOCAL statement_timeout=%M;"
                       "SET LOCAL lock_timeout=%M;"
                       "SET LOCAL idle_in_transaction_session_timeout=%M;",
-                      ch->conf->timeout, ch->conf->timeout,
+                      ch->conf->timeout,
+                      ch->conf->timeout - ch->conf->timeout / 4,
                       ch->conf->timeout);
     ngx_asana_sql_add(&sql,
                       "SELECT set_config('synchronous_commit','on',true)"
@@ -487,8 +491,8 @@ static ngx_int_t
 ngx_asana_postgres_change_commit(ngx_asana_postgres_change_t *ch)
 {
     ngx_int_t         rc;
+    uint64_t          start;
     PGresult         *none;
-    ngx_msec_t        start;
     ngx_asana_sql_t   sql;
 
     ngx_asana_sql_init(&sql, ch->pool);
@@ -504,13 +508,12 @@ ngx_asana_postgres_change_commit(ngx_asana_postgres_change_t *ch)
 
     ngx_asana_postgres_change_journal(ch, &sql);
 
-    start = ngx_asana_pq_now();
+    start = ngx_asana_counters_now();
 
     rc = ngx_asana_pq_query(ch->pq, &sql, &none, 0, ch->log);
 
     if (rc == NGX_OK) {
-        ch->conf->committed(ch->conf->data,
-                            (ngx_asana_pq_now() - start) * 1000);
+        ngx_asana_counters_time(&ch->conf->counters->commits, start);
         return NGX_OK;
     }
 

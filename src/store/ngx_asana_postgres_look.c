@@ -76,11 +76,13 @@ ngx_asana_postgres_look_wipe(ngx_asana_postgres_look_t *look)
 void
 ngx_asana_postgres_look(ngx_asana_pq_t *pq, ngx_asana_postgres_look_t *look)
 {
+    uint64_t    start;
     ngx_int_t   rc;
     ngx_uint_t  tries;
     ngx_log_t  *log;
 
     log = look->rows.log;
+    start = ngx_asana_counters_now();
 
     rc = ngx_asana_pq_begin(pq, log);
     look->started = ngx_asana_pq_now();
@@ -91,12 +93,16 @@ ngx_asana_postgres_look(ngx_asana_pq_t *pq, ngx_asana_postgres_look_t *look)
 
         if (rc == NGX_OK) {
             look->rc = NGX_OK;
-            return;
+            break;
         }
 
         if (rc == NGX_AGAIN) {
             rc = ngx_asana_pq_again(pq, log);
         }
+    }
+
+    if (look->rc == NGX_OK && look->rows.sets.nelts) {
+        ngx_asana_counters_time(&look->rows.conf->counters->queries, start);
     }
 }
 

@@ -140,11 +140,7 @@ ngx_asana_pq_idle(ngx_asana_pq_t *pq)
 ngx_msec_t
 ngx_asana_pq_now(void)
 {
-    struct timespec  ts;
-
-    (void) clock_gettime(CLOCK_MONOTONIC, &ts);
-
-    return (ngx_msec_t) ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+    return (ngx_msec_t) (ngx_asana_counters_now() / 1000);
 }
 
 
@@ -208,6 +204,7 @@ ngx_asana_pq_connect(ngx_asana_pq_t *pq, ngx_log_t *log)
     PostgresPollingStatusType  status;
 
     pq->used = 0;
+    pq->state[0] = '\0';
     pq->conn = ngx_asana_pq_start(pq);
 
     if (pq->conn == NULL) {
@@ -613,9 +610,23 @@ ngx_asana_pq_error(ngx_asana_pq_t *pq, const char *text)
 ngx_int_t
 ngx_asana_pq_fail(ngx_asana_pq_t *pq, const char *reason, ngx_log_t *log)
 {
+    ngx_atomic_t  *count;
+
     if (reason) {
         ngx_asana_pq_error(pq, reason);
     }
+
+    count = &pq->conf->counters->failures;
+
+    if (ngx_strcmp(pq->state, "55P03") == 0
+        || ngx_strncmp(pq->state, "40", 2) == 0)
+    {
+        /* somebody else had the lock for too long, or was let go on */
+
+        count = &pq->conf->counters->conflicts;
+    }
+
+    (void) ngx_atomic_fetch_add(count, 1);
 
     ngx_asana_pq_close(pq);
 

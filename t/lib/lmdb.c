@@ -49,7 +49,8 @@ static ngx_time_t                 driver_time;
 static ngx_asana_backend_conf_t   driver_conf;
 static void                      *driver_backend;
 static ngx_queue_t                driver_batch;
-static ngx_uint_t                 driver_open_batch, driver_commits;
+static ngx_uint_t                 driver_open_batch;
+static ngx_asana_counters_t       driver_counters;
 
 volatile ngx_cycle_t             *ngx_cycle = &driver_cycle;
 volatile ngx_time_t              *ngx_cached_time = &driver_time;
@@ -164,13 +165,6 @@ void
 ngx_explicit_memzero(void *buf, size_t n)
 {
     memset(buf, 0, n);
-}
-
-
-static void
-driver_committed(void *data, uint64_t usec)
-{
-    driver_commits++;
 }
 
 
@@ -514,7 +508,7 @@ driver_open(char **w)
     driver_conf.limits.inactive = atol(w[3]);
     driver_conf.limits.pending = atol(w[4]);
     driver_conf.limits.max_secrets = strtoul(w[5], NULL, 10);
-    driver_conf.committed = driver_committed;
+    driver_conf.counters = &driver_counters;
 
     driver_backend = ngx_asana_lmdb.create(&driver_conf, &driver_log);
     driver_must(driver_backend);
@@ -568,7 +562,8 @@ driver_do(char **w)
         driver_check();
 
     } else if (strcmp(w[0], "commits") == 0) {
-        printf("commits %lu\n", (unsigned long) driver_commits);
+        printf("commits %lu\n", (unsigned long)
+               ngx_asana_counters_total(&driver_counters.commits));
 
     } else {
         driver_change(w);
