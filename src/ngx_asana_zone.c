@@ -185,6 +185,10 @@ ngx_asana_zone_find(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
 
     (void) ngx_atomic_fetch_add(&zone->sh->counters.lookups, 1);
 
+    /* what the store says now need not be asked for once more */
+
+    lookup->fresh = 1;
+
     lookup->complete = ngx_asana_zone_found_handler;
     lookup->owner = zone;
     lookup->position = 0;
