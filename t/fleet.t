@@ -260,6 +260,11 @@ is status(map { $_->deliver('/known', $known, $body) } @hosts), '200 200 200',
     'what is known verifies after a forgery as well';
 like $one->slurp('error.log'), qr/\[crit\].*zone "hooks"/, 'the log says why';
 cmp_ok engine($one)->{failures_total}, '>', 0, 'failures are counted';
+ok wait_for(sub {
+    my $text = $one->call('GET', '/api/metrics')->{body};
+    return 2 == grep { $text =~ /store_$_\{zone="hooks"\} 0$/m }
+        qw(readable writable);
+}, 8), 'it is not readable, nor writable';
 $pg->start;
 ok wait_for(sub { $_->handshake('/new', $known)->{status} == 200 }, 20),
     'back: handshakes' for $one;

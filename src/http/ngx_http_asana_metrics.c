@@ -138,7 +138,7 @@ ngx_http_asana_metrics_store(ngx_http_asana_text_t *out,
 
     ngx_http_asana_metrics_gauge(out, name, "store_readable",
                                  "Whether the store can be read.",
-                                 rc == NGX_OK);
+                                 rc == NGX_OK && stat.readable);
     ngx_http_asana_metrics_gauge(out, name, "store_writable",
                                  "Whether the store could be written last.",
                                  rc == NGX_OK && stat.writable);
