@@ -149,6 +149,9 @@ ngx_http_asana_metrics_store(ngx_http_asana_text_t *out,
         ngx_http_asana_text(out, "asana_hook_store_contact_seconds"
                             "{zone=\"%V\"} %uL.%03uL\n", name,
                             stat.contact / 1000, stat.contact % 1000);
+        ngx_http_asana_metrics_gauge(out, name, "store_stale_seconds",
+                                     "After which no secret is believed.",
+                                     azcf->store.stale);
 
     } else {
         ngx_http_asana_metrics_gauge(out, name, "store_max_bytes",
