@@ -228,6 +228,13 @@ sub engine {
         [map {"store_$_"} qw(commit_seconds conflicts_total contact_seconds
             failures_total lookup_seconds lookups_total readable stale_seconds
             used_bytes writable)], 'the metrics of an engine';
+SKIP: {
+        skip 'no promtool (Debian: prometheus)', 1
+            if !grep { -x "$_/promtool" } split /:/, $ENV{PATH};
+        $one->write_file('metrics', $text);
+        my $said = qx(promtool check metrics <$one->{dir}/metrics 2>&1);
+        is $? . $said, '0', 'promtool is content';
+    }
     waitpid $pid, 0;
     ok wait_for(sub { $one->handshake('/locked', secret())->{status} == 200 },
         12), 'it goes on';
