@@ -11,6 +11,7 @@
  */
 
 
+#include "ngx_asana_lmdb_value.h"
 #include "ngx_asana_policy.h"
 #include "ngx_asana_secrets.h"
 #include "fuzz.h"
@@ -84,24 +85,30 @@ fuzz_decide(ngx_asana_secrets_t *secrets, u_char choice)
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    u_char               *value;
+    u_char               *again, *value;
     ngx_int_t             rc;
+    ngx_str_t             none = ngx_null_string;
     ngx_pool_t           *pool;
-    ngx_asana_secrets_t   secrets;
+    ngx_asana_secrets_t   old, secrets;
+    ngx_asana_lmdb_value_t  clear;
+
+    memset(&clear, 0, sizeof(clear));
 
     pool = fuzz_pool();
     value = fuzz_copy(pool, data, size);
 
+    ngx_asana_secrets_init(&old, NULL, 0);
     ngx_asana_secrets_init(&secrets, NULL, 0);
 
-    rc = ngx_asana_secrets_decode(&secrets, value, size);
+    rc = ngx_asana_lmdb_value_decode(&clear, &secrets, value, size);
 
     if (rc == NGX_OK) {
         fuzz_bounds(&secrets);
 
-        check(ngx_asana_secrets_encoded_size(&secrets) == size);
-        ngx_asana_secrets_encode(&secrets, value);
-        check(memcmp(value, data, size) == 0);
+        again = ngx_palloc(pool, ngx_asana_lmdb_value_size(&secrets));
+        check(ngx_asana_lmdb_value_encode(&clear, &secrets, &old, &none, again)
+              == size);
+        check(memcmp(again, data, size) == 0);
 
         fuzz_decide(&secrets, data[size - 1]);
 

@@ -9,12 +9,11 @@
 
 
 #include "ngx_asana_counters.h"
+#include "ngx_asana_seal.h"
 #include "ngx_asana_task.h"
 
 
-/*
- * Between the store and what it is kept in: a table for each kind of store.
- */
+/* between the store and what it is kept in, a kind of those in src/store/ */
 
 /* in the main thread: the key was changed at a position; NULL: any may be */
 typedef void (*ngx_asana_forget_pt)(void *data, ngx_str_t *key,
@@ -49,12 +48,13 @@ typedef struct {
     uint64_t                contact;    /* milliseconds since the last */
     ngx_uint_t              readable;
     ngx_uint_t              writable;
+    ngx_asana_seal_usage_t  usage;      /* of encryption keys, if there are */
 } ngx_asana_stat_t;
 
 
 /*
- * A backend.  "change" runs in the store's thread, everything else in the
- * worker's main thread, and nothing there may wait for a disk or a network.
+ * "change" runs in the store's thread, everything else in the worker's main
+ * thread, and nothing there may wait for a disk or a network.
  */
 
 typedef struct {
@@ -100,9 +100,8 @@ typedef struct {
                                     ngx_log_t *log);
 
     /*
-     * In the main thread after "change", before handlers are called: takes
-     * over what the thread has prepared.  NGX_AGAIN: the batch is to be
-     * changed once more.
+     * After "change", before handlers are called: takes over what the thread
+     * has prepared.  NGX_AGAIN: the batch is to be changed once more.
      */
     ngx_int_t             (*adopt)(void *backend, ngx_log_t *log);
 

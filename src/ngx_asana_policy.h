@@ -28,6 +28,7 @@ typedef enum {
     NGX_ASANA_CONFIRM,       /* by the gateway: a pending one becomes active */
     NGX_ASANA_REVOKE,        /* one secret, or all */
     NGX_ASANA_NOTE,          /* times of deliveries */
+    NGX_ASANA_RESEAL,        /* secrets of the zone by the first key */
     NGX_ASANA_CALL,          /* a create call begins, named by the id */
     NGX_ASANA_CALL_END       /* both only where hosts share a store */
 } ngx_asana_change_e;

@@ -82,6 +82,10 @@ ngx_int_t ngx_asana_secrets_reserve(ngx_asana_secrets_t *secrets, size_t size);
 ngx_asana_secret_t *ngx_asana_secrets_push(ngx_asana_secrets_t *secrets,
     size_t len);
 
+/* Appends copies of the others; NGX_ERROR if there is no memory. */
+ngx_int_t ngx_asana_secrets_append(ngx_asana_secrets_t *secrets,
+    ngx_asana_secrets_t *other);
+
 /* Removes the secret and overwrites what it leaves behind the others. */
 void ngx_asana_secrets_remove(ngx_asana_secrets_t *secrets,
     ngx_asana_secret_t *s);
@@ -98,20 +102,6 @@ ngx_asana_secret_t *ngx_asana_secrets_by_text(ngx_asana_secrets_t *secrets,
  */
 ngx_uint_t ngx_asana_secrets_settle(ngx_asana_secrets_t *secrets, time_t now,
     time_t pending);
-
-/*
- * The value of a key in a store (its layout is in ngx_asana_secrets.c): the
- * size of it, and the value itself, written to buf, which has that size.
- */
-size_t ngx_asana_secrets_encoded_size(ngx_asana_secrets_t *secrets);
-void ngx_asana_secrets_encode(ngx_asana_secrets_t *secrets, u_char *buf);
-
-/*
- * Appends the secrets of a value.  NGX_DECLINED: it is no such value, nothing
- * is appended then; NGX_ERROR: there is no memory.
- */
-ngx_int_t ngx_asana_secrets_decode(ngx_asana_secrets_t *secrets, u_char *p,
-    size_t len);
 
 /* 16 to 255 visible ASCII characters: NGX_OK, else NGX_DECLINED. */
 ngx_int_t ngx_asana_secrets_check(u_char *text, size_t len);

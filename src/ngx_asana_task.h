@@ -30,6 +30,10 @@ typedef ngx_int_t (*ngx_asana_visit_pt)(ngx_asana_listing_t *listing,
     ngx_str_t *key, ngx_asana_secrets_t *secrets);
 
 
+/* secrets that one RESEAL encrypts anew at most */
+#define NGX_ASANA_RESEAL_MAX  1000
+
+
 /* a change on its way; memory of its own, for it outlives requests */
 
 struct ngx_asana_task_s {
@@ -41,7 +45,9 @@ struct ngx_asana_task_s {
     void                   *data;
     void                   *owner;      /* conf->data of the store */
     ngx_msec_t              deadline;
-    ngx_str_t               key;        /* empty for CONFIRM */
+    ngx_uint_t              resealed;   /* RESEAL: secrets */
+    uint64_t                left;       /* those of other keys */
+    ngx_str_t               key;        /* empty for CONFIRM, RESEAL */
     u_char                  buf[NGX_ASANA_MAX_KEY];
 };
 

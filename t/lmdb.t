@@ -25,7 +25,7 @@ sub build {
     my $incs = qx(tools/nginx-flags $tree incs);
     chomp $incs;
     my $src = 't/lib/lmdb.c src/ngx_asana_secrets.c src/ngx_asana_policy.c '
-        . 'src/ngx_asana_counters.c '
+        . 'src/ngx_asana_counters.c src/store/ngx_asana_seal.c '
         . join ' ', glob 'src/store/ngx_asana_lmdb*.c';
     my $said = qx($cc -g -O1 -D_GNU_SOURCE -Wall -Wextra -Werror \\
         -Wno-unused-parameter $flags -Isrc -Isrc/store $incs $src \\
@@ -424,7 +424,7 @@ is say_to("handshake a open $s2"), 'added', 'and changed';
 is scalar(() = slurp("$dir/log") =~ /is damaged/g), 1,
     'one line within a second';
 say_to('close');
-load($state, database('meta', version => '00000003'));
+load($state, database('meta', version => '00000004'));
 my $before = sha256_hex(slurp("$state/data.mdb"));
 is opened($state), 'not open', 'a newer format';
 is say_to('find a'), 'not known', 'is not read';

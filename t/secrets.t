@@ -78,7 +78,7 @@ for my $known ([], [$known[0]], \@known, [reverse @known]) {
 my $text = '0123456789abcdef';
 my $id = substr sha256_hex($text), 0, 16;
 my ($example) = do {
-    open my $file, '<', 'src/ngx_asana_secrets.c' or die $!;
+    open my $file, '<', 'src/store/ngx_asana_lmdb_value.c' or die $!;
     local $/;
     <$file> =~ /^ \*     (02  [0-9a-f].*?)\n \*\//ms;
 };

@@ -82,6 +82,7 @@ ngx_asana_lmdb_create(ngx_asana_backend_conf_t *conf, ngx_log_t *log)
     e->errors.conf = conf;
     e->conf = conf;
     e->lock_fd = NGX_INVALID_FILE;
+    e->resealed.mv_data = e->buf;
     e->map_size = ngx_align(conf->max_size
                             + ngx_max(conf->max_size / 8,
                                       NGX_ASANA_LMDB_RESERVE),

@@ -350,17 +350,17 @@ ngx_asana_lmdb_env_databases(ngx_asana_lmdb_env_t *e, unsigned int flags)
     uint32_t                  format;
     ngx_asana_lmdb_records_t  recs;
 
-    ngx_memzero(&recs, sizeof(ngx_asana_lmdb_records_t));
+    ngx_asana_lmdb_format_init(&recs, e->conf->seal, &e->conf->zone);
 
     err = mdb_txn_begin(e->env, NULL, flags ? 0 : MDB_RDONLY, &recs.txn);
     if (err) {
         return err;
     }
 
-    err = ngx_asana_lmdb_records_open(&recs, flags);
+    err = ngx_asana_lmdb_format_open(&recs, flags);
 
     if (err == 0) {
-        err = ngx_asana_lmdb_records_format(&recs, &format);
+        err = ngx_asana_lmdb_format(&recs, &format);
     }
 
     if (err) {
@@ -381,6 +381,29 @@ ngx_asana_lmdb_env_databases(ngx_asana_lmdb_env_t *e, unsigned int flags)
     }
 
     return err;
+}
+
+
+void
+ngx_asana_lmdb_env_damaged(ngx_asana_lmdb_env_t *e,
+    ngx_asana_lmdb_records_t *recs, MDB_val *key, int err, ngx_log_t *log)
+{
+    ngx_asana_seal_place_t  *place;
+
+    if (err == NGX_DECLINED) {
+        ngx_asana_lmdb_error_damaged(&e->errors, log, key);
+        return;
+    }
+
+    place = &recs->value.place;
+
+    place->key.len = key->mv_size;
+    place->key.data = key->mv_data;
+
+    if (!ngx_asana_lmdb_error_quiet(&e->errors, 62)) {
+        ngx_asana_seal_complain(place, recs->value.rc, recs->value.key_id,
+                                log);
+    }
 }
 
 

@@ -61,6 +61,8 @@ typedef struct {
     ngx_uint_t                 opened;
     ngx_uint_t                 given_up;    /* the batch is to fail */
     time_t                     tried;       /* to write again */
+    MDB_val                    resealed;    /* the last key, or none */
+    u_char                     buf[NGX_ASANA_MAX_KEY];
 } ngx_asana_lmdb_env_t;
 
 
@@ -70,6 +72,10 @@ typedef struct {
  */
 ngx_int_t ngx_asana_lmdb_env_open(ngx_asana_lmdb_env_t *e, ngx_log_t *log);
 void ngx_asana_lmdb_env_close(ngx_asana_lmdb_env_t *e);
+
+/* Logs why records_get() returned err for the key: DECLINED or ABORT. */
+void ngx_asana_lmdb_env_damaged(ngx_asana_lmdb_env_t *e,
+    ngx_asana_lmdb_records_t *recs, MDB_val *key, int err, ngx_log_t *log);
 
 /* What one that is open for reading alone could not be written for; or 0. */
 int ngx_asana_lmdb_env_writable(ngx_asana_lmdb_env_t *e);

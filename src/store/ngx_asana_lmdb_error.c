@@ -13,13 +13,21 @@ ngx_int_t
 ngx_asana_lmdb_error(ngx_asana_lmdb_errors_t *errors, ngx_log_t *log,
     const char *what, int err)
 {
-    const char  *help;
+    const char  *help, *text;
 
     if (ngx_asana_lmdb_error_quiet(errors, (ngx_uint_t) ngx_abs(err))) {
         return NGX_ERROR;
     }
 
+    text = mdb_strerror(err);
+
     switch (err) {
+
+    case NGX_ASANA_LMDB_NO_KEY:
+        text = "it is encrypted";
+        help = "; give the zone its \"encryption_key\" again, or restore a "
+               "backup in clear";
+        break;
 
     case NGX_EACCES:
     case NGX_EPERM:
@@ -72,7 +80,7 @@ ngx_asana_lmdb_error(ngx_asana_lmdb_errors_t *errors, ngx_log_t *log,
     }
 
     ngx_log_error(NGX_LOG_CRIT, log, 0, "asana_hook: store \"%V\" %s: %s%s",
-                  &errors->conf->state, what, mdb_strerror(err), help);
+                  &errors->conf->state, what, text, help);
 
     return NGX_ERROR;
 }

@@ -13,6 +13,10 @@
 #include <lmdb.h>
 
 
+/* beside those of LMDB: the store is encrypted, and there are no keys */
+#define NGX_ASANA_LMDB_NO_KEY  (-30599)
+
+
 /* what was logged last, in either thread; zeroed at the start */
 
 typedef struct {

@@ -24,6 +24,8 @@ ngx_asana_lmdb_read_take(ngx_asana_lmdb_env_t *e)
 {
     e->taken = 1;
     e->read.dbs = e->dbs;
+    e->read.seal = e->conf->seal;
+    e->read.value.place.zone = e->conf->zone;
 }
 
 
@@ -100,8 +102,9 @@ ngx_asana_lmdb_read_find(void *backend, ngx_asana_lookup_t *lookup,
         return NGX_ERROR;
     }
 
-    if (err == NGX_DECLINED) {
-        ngx_asana_lmdb_error_damaged(&e->errors, log, &key);
+    if (err == NGX_DECLINED || err == NGX_ABORT) {
+        ngx_asana_lmdb_env_damaged(e, &e->read, &key, err, log);
+        ngx_asana_secrets_wipe(lookup->secrets);
         return NGX_ERROR;
     }
 
@@ -159,8 +162,8 @@ ngx_asana_lmdb_read_list(void *backend, ngx_asana_listing_t *listing,
 
         err = ngx_asana_lmdb_read_visit(e, format, &key, listing, &rc);
 
-        if (err == NGX_DECLINED) {
-            ngx_asana_lmdb_error_damaged(&e->errors, log, &key);
+        if (err == NGX_DECLINED || err == NGX_ABORT) {
+            ngx_asana_lmdb_env_damaged(e, &e->read, &key, err, log);
             err = 0;
         }
 
@@ -262,6 +265,12 @@ ngx_asana_lmdb_read_stat(void *backend, ngx_asana_stat_t *stat,
         stat->used = (uint64_t) pages * st.ms_psize;
     }
 
+    if (err == 0 && e->read.value.seal && format > 1) {
+        err = ngx_asana_lmdb_usage_get(e->read.txn, e->read.dbs.meta,
+                                       e->read.seal, &stat->usage);
+        err = (err == MDB_NOTFOUND) ? 0 : err;
+    }
+
     mdb_txn_reset(e->read.txn);
 
     return err ? ngx_asana_lmdb_error(&e->errors, log, "cannot be read",
@@ -288,7 +297,7 @@ ngx_asana_lmdb_read_begin(ngx_asana_lmdb_env_t *e, uint32_t *format,
                                     err);
     }
 
-    err = ngx_asana_lmdb_records_format(&e->read, format);
+    err = ngx_asana_lmdb_format(&e->read, format);
 
     if (err == 0) {
         return NGX_OK;

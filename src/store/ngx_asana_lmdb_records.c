@@ -5,13 +5,14 @@
 
 
 /*
- * The layout of the store, format 2.  All integers are unsigned and
- * big-endian:
+ * The layout of the store, format 2, or 3 if the secrets are sealed.  All
+ * integers are unsigned and big-endian:
  *
  *     meta             "version" -> 4, the format
+ *                      and what ngx_asana_lmdb_usage.c counts
  *
  *     hooks            key of the zone -> all its secrets, as
- *                      ngx_asana_secrets.c encodes them
+ *                      ngx_asana_lmdb_value.c encodes them
  *
  *     pending_by_age   serial (8) -> id (8), key
  *     unproven_by_age  the same; confirmed, but never verified a delivery
@@ -37,13 +38,10 @@
 #include "ngx_asana_lmdb_records.h"
 
 
-#define NGX_ASANA_LMDB_VERSION  "version"
-
-/* of LMDB itself: the free pages, and the names of the databases */
-#define NGX_ASANA_LMDB_FREE     0
-#define NGX_ASANA_LMDB_MAIN     1
-
-
+static int ngx_asana_lmdb_records_write(ngx_asana_lmdb_records_t *recs,
+    MDB_val *key, ngx_asana_secrets_t *old, ngx_asana_secrets_t *secrets);
+static int ngx_asana_lmdb_records_replace(ngx_asana_lmdb_records_t *recs,
+    MDB_val *key, ngx_str_t *old, MDB_val *val);
 static int ngx_asana_lmdb_records_index(ngx_asana_lmdb_records_t *recs,
     MDB_val *key, ngx_asana_secret_t *s, ngx_uint_t add, ngx_uint_t by_id);
 static int ngx_asana_lmdb_records_serial(ngx_asana_lmdb_records_t *recs,
@@ -52,148 +50,6 @@ static ngx_asana_lmdb_age_e ngx_asana_lmdb_records_age(ngx_asana_secret_t *s);
 static ngx_uint_t ngx_asana_lmdb_records_same_place(ngx_asana_secret_t *s,
     ngx_asana_secret_t *other);
 static void ngx_asana_lmdb_records_put64(u_char *p, uint64_t n);
-
-
-int
-ngx_asana_lmdb_records_format(ngx_asana_lmdb_records_t *recs,
-    uint32_t *format)
-{
-    int       err;
-    u_char   *p;
-    MDB_val   key, val;
-    MDB_stat  stat;
-
-    *format = 0;
-
-    if (recs->dbs.format == 0) {
-        err = mdb_stat(recs->txn, NGX_ASANA_LMDB_MAIN, &stat);
-
-        return (err == 0 && stat.ms_entries) ? NGX_AGAIN : err;
-    }
-
-    key.mv_size = sizeof(NGX_ASANA_LMDB_VERSION) - 1;
-    key.mv_data = NGX_ASANA_LMDB_VERSION;
-
-    err = mdb_get(recs->txn, recs->dbs.meta, &key, &val);
-
-    if (err) {
-        return (err == MDB_NOTFOUND) ? MDB_CORRUPTED : err;
-    }
-
-    if (val.mv_size != 4) {
-        return MDB_CORRUPTED;
-    }
-
-    p = val.mv_data;
-    *format = (uint32_t) p[0] << 24 | p[1] << 16 | p[2] << 8 | p[3];
-
-    if (*format == 0 || *format > NGX_ASANA_LMDB_FORMAT) {
-        return *format ? MDB_VERSION_MISMATCH : MDB_CORRUPTED;
-    }
-
-    return (*format > recs->dbs.format) ? NGX_AGAIN : 0;
-}
-
-
-int
-ngx_asana_lmdb_records_open(ngx_asana_lmdb_records_t *recs,
-    unsigned int flags)
-{
-    int       err;
-    uint32_t  format;
-    MDB_stat  stat;
-
-    err = mdb_stat(recs->txn, NGX_ASANA_LMDB_MAIN, &stat);
-    if (err) {
-        return err;
-    }
-
-    if (stat.ms_entries == 0) {
-
-        if (flags == 0) {
-            return 0;
-        }
-
-        err = ngx_asana_lmdb_records_open_all(recs, flags);
-
-        return err ? err : ngx_asana_lmdb_records_set_format(recs);
-    }
-
-    err = mdb_dbi_open(recs->txn, "meta", 0, &recs->dbs.meta);
-
-    if (err) {
-
-        /* perhaps somebody else's */
-
-        return (err == MDB_NOTFOUND) ? MDB_INCOMPATIBLE : err;
-    }
-
-    recs->dbs.format = 1;
-
-    err = ngx_asana_lmdb_records_format(recs, &format);
-
-    if (err == NGX_AGAIN) {
-        return ngx_asana_lmdb_records_open_all(recs, 0);
-    }
-
-    return err ? err : mdb_dbi_open(recs->txn, "secrets", MDB_DUPSORT,
-                                    &recs->dbs.hooks);
-}
-
-
-int
-ngx_asana_lmdb_records_open_all(ngx_asana_lmdb_records_t *recs,
-    unsigned int flags)
-{
-    int                    err;
-    ngx_uint_t             i;
-    ngx_asana_lmdb_dbs_t   dbs;
-
-    struct {
-        const char        *name;
-        MDB_dbi           *dbi;
-    } names[] = {
-        { "meta", &dbs.meta },
-        { "hooks", &dbs.hooks },
-        { "pending_by_age", &dbs.by_age[NGX_ASANA_LMDB_PENDING] },
-        { "unproven_by_age", &dbs.by_age[NGX_ASANA_LMDB_UNPROVEN] },
-        { "proven_by_age", &dbs.by_age[NGX_ASANA_LMDB_PROVEN] },
-        { "secrets_by_id", &dbs.by_id }
-    };
-
-    for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        err = mdb_dbi_open(recs->txn, names[i].name, flags, names[i].dbi);
-        if (err) {
-            return err;
-        }
-    }
-
-    dbs.format = NGX_ASANA_LMDB_FORMAT;
-    recs->dbs = dbs;
-
-    return 0;
-}
-
-
-int
-ngx_asana_lmdb_records_set_format(ngx_asana_lmdb_records_t *recs)
-{
-    u_char   buf[4];
-    MDB_val  key, val;
-
-    ngx_memzero(buf, 3);
-    buf[3] = NGX_ASANA_LMDB_FORMAT;
-
-    key.mv_size = sizeof(NGX_ASANA_LMDB_VERSION) - 1;
-    key.mv_data = NGX_ASANA_LMDB_VERSION;
-
-    val.mv_size = 4;
-    val.mv_data = buf;
-
-    recs->dirty = 1;
-
-    return mdb_put(recs->txn, recs->dbs.meta, &key, &val, 0);
-}
 
 
 int
@@ -213,7 +69,11 @@ ngx_asana_lmdb_records_get(ngx_asana_lmdb_records_t *recs, MDB_val *key,
         return err;
     }
 
-    rc = ngx_asana_secrets_decode(secrets, val.mv_data, val.mv_size);
+    recs->value.place.key.len = key->mv_size;
+    recs->value.place.key.data = key->mv_data;
+
+    rc = ngx_asana_lmdb_value_decode(&recs->value, secrets, val.mv_data,
+                                     val.mv_size);
 
     return (rc == NGX_ERROR) ? NGX_ENOMEM : (int) rc;
 }
@@ -224,7 +84,6 @@ ngx_asana_lmdb_records_put(ngx_asana_lmdb_records_t *recs, MDB_val *key,
     ngx_asana_secrets_t *old, ngx_asana_secrets_t *secrets)
 {
     int                  err;
-    MDB_val              val;
     ngx_uint_t           i;
     ngx_asana_secret_t  *s, *other;
 
@@ -260,25 +119,96 @@ ngx_asana_lmdb_records_put(ngx_asana_lmdb_records_t *recs, MDB_val *key,
         s = ngx_asana_secret_next(s);
     }
 
-    if (err) {
+    return err ? err : ngx_asana_lmdb_records_write(recs, key, old, secrets);
+}
+
+
+static int
+ngx_asana_lmdb_records_write(ngx_asana_lmdb_records_t *recs, MDB_val *key,
+    ngx_asana_secrets_t *old, ngx_asana_secrets_t *secrets)
+{
+    int         err;
+    size_t      size;
+    u_char     *buf;
+    MDB_val     val;
+    ngx_str_t   was;
+
+    ngx_str_null(&was);
+
+    err = mdb_get(recs->txn, recs->dbs.hooks, key, &val);
+
+    if (err == 0) {
+        was.len = val.mv_size;
+        was.data = val.mv_data;
+
+    } else if (err != MDB_NOTFOUND) {
         return err;
     }
 
-    if (secrets->n == 0) {
-        err = mdb_del(recs->txn, recs->dbs.hooks, key, NULL);
+    size = ngx_asana_lmdb_value_size(secrets);
 
-        return (err == MDB_NOTFOUND) ? 0 : err;
+    buf = ngx_alloc(size, ngx_cycle->log);
+    if (buf == NULL) {
+        return NGX_ENOMEM;
     }
 
-    val.mv_size = ngx_asana_secrets_encoded_size(secrets);
+    recs->value.place.key.len = key->mv_size;
+    recs->value.place.key.data = key->mv_data;
 
-    err = mdb_put(recs->txn, recs->dbs.hooks, key, &val, MDB_RESERVE);
+    val.mv_data = buf;
+    val.mv_size = ngx_asana_lmdb_value_encode(&recs->value, secrets, old, &was,
+                                              buf);
 
-    if (err == 0) {
-        ngx_asana_secrets_encode(secrets, val.mv_data);
-    }
+    err = val.mv_size ? ngx_asana_lmdb_records_replace(recs, key, &was, &val)
+                      : NGX_EINVAL;
+
+    ngx_explicit_memzero(buf, size);
+    ngx_free(buf);
 
     return err;
+}
+
+
+/* an empty value is none; the old one is void then */
+
+static int
+ngx_asana_lmdb_records_replace(ngx_asana_lmdb_records_t *recs, MDB_val *key,
+    ngx_str_t *old, MDB_val *val)
+{
+    int                      err;
+    ngx_asana_seal_usage_t   usage, was;
+
+    if (recs->value.seal) {
+        err = ngx_asana_lmdb_usage_get(recs->txn, recs->dbs.meta, recs->seal,
+                                       &usage);
+
+        if (err && err != MDB_NOTFOUND) {
+            return err;
+        }
+
+        was = usage;
+
+        ngx_asana_lmdb_value_count(&recs->value, old->data, old->len, &usage,
+                                   -1);
+        ngx_asana_lmdb_value_count(&recs->value, val->mv_data, val->mv_size,
+                                   &usage, 1);
+
+        if (ngx_memcmp(&usage, &was, sizeof(ngx_asana_seal_usage_t)) != 0) {
+            err = ngx_asana_lmdb_usage_put(recs->txn, recs->dbs.meta, &usage);
+
+            if (err) {
+                return err;
+            }
+        }
+    }
+
+    if (val->mv_size > 1) {
+        return mdb_put(recs->txn, recs->dbs.hooks, key, val, 0);
+    }
+
+    err = mdb_del(recs->txn, recs->dbs.hooks, key, NULL);
+
+    return (err == MDB_NOTFOUND) ? 0 : err;
 }
 
 

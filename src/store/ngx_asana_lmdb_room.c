@@ -226,8 +226,11 @@ ngx_asana_lmdb_room_secret(ngx_asana_lmdb_records_t *recs,
 
     err = ngx_asana_lmdb_records_get(recs, key, &old);
 
-    if (err == 0) {
-        err = ngx_asana_lmdb_records_get(recs, key, &secrets);
+    /* also what cannot be opened is dropped in its time */
+
+    if (err == 0 || err == NGX_ABORT) {
+        err = (ngx_asana_secrets_append(&secrets, &old) == NGX_OK)
+              ? 0 : NGX_ENOMEM;
     }
 
     s = (err == 0) ? ngx_asana_secrets_by_id(&secrets, id) : NULL;

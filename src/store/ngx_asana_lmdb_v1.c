@@ -153,7 +153,12 @@ ngx_asana_lmdb_v1_convert(ngx_asana_lmdb_records_t *recs)
 
     old = *recs;
 
-    err = ngx_asana_lmdb_records_open_all(recs, MDB_CREATE);
+    err = ngx_asana_lmdb_format_open_all(recs, MDB_CREATE);
+
+    if (err == 0) {
+        err = ngx_asana_lmdb_format_set(recs);
+    }
+
     if (err) {
         return err;
     }
@@ -179,11 +184,7 @@ ngx_asana_lmdb_v1_convert(ngx_asana_lmdb_records_t *recs)
 
     mdb_cursor_close(cursor);
 
-    if (err == MDB_NOTFOUND) {
-        err = ngx_asana_lmdb_v1_drop(recs);
-    }
-
-    return err ? err : ngx_asana_lmdb_records_set_format(recs);
+    return (err == MDB_NOTFOUND) ? ngx_asana_lmdb_v1_drop(recs) : err;
 }
 
 

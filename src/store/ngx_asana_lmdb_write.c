@@ -16,6 +16,7 @@
 
 
 #include "ngx_asana_lmdb_write.h"
+#include "ngx_asana_lmdb_crypt.h"
 #include "ngx_asana_lmdb_room.h"
 #include "ngx_asana_lmdb_v1.h"
 
@@ -34,6 +35,7 @@ static void ngx_asana_lmdb_write_fail(ngx_queue_t *batch);
 static int ngx_asana_lmdb_write_batch(ngx_asana_lmdb_write_t *w,
     size_t *need);
 static int ngx_asana_lmdb_write_begin(ngx_asana_lmdb_write_t *w);
+static int ngx_asana_lmdb_write_convert(ngx_asana_lmdb_records_t *recs);
 static int ngx_asana_lmdb_write_commit(ngx_asana_lmdb_write_t *w);
 static int ngx_asana_lmdb_write_room(ngx_asana_lmdb_write_t *w, size_t need);
 static int ngx_asana_lmdb_write_task(ngx_asana_lmdb_write_t *w,
@@ -170,7 +172,7 @@ ngx_asana_lmdb_write_batch(ngx_asana_lmdb_write_t *w, size_t *need)
 
         if (ngx_asana_lmdb_write_adds(task)) {
 
-            if (w->e->closed && w->e->dbs.format != 1) {
+            if (w->e->closed && !w->recs.converted) {
                 task->outcome = NGX_ASANA_FULL;
                 w->refused = 1;
                 continue;
@@ -216,7 +218,7 @@ ngx_asana_lmdb_write_begin(ngx_asana_lmdb_write_t *w)
 
     recs = &w->recs;
 
-    ngx_memzero(recs, sizeof(ngx_asana_lmdb_records_t));
+    ngx_asana_lmdb_format_init(recs, w->e->conf->seal, &w->e->conf->zone);
 
     recs->dbs = w->e->dbs;
     recs->now = ngx_time();
@@ -237,15 +239,15 @@ ngx_asana_lmdb_write_begin(ngx_asana_lmdb_write_t *w)
     }
 
     if (err == 0) {
-        err = ngx_asana_lmdb_records_format(recs, &format);
+        err = ngx_asana_lmdb_format(recs, &format);
     }
 
     if (err == NGX_AGAIN || (err == 0 && format == 0)) {
-        err = ngx_asana_lmdb_records_open(recs, MDB_CREATE);
+        err = ngx_asana_lmdb_format_open(recs, MDB_CREATE);
     }
 
-    if (err == 0 && recs->dbs.format < NGX_ASANA_LMDB_FORMAT) {
-        err = ngx_asana_lmdb_v1_convert(recs);
+    if (err == 0) {
+        err = ngx_asana_lmdb_write_convert(recs);
     }
 
     if (err) {
@@ -253,6 +255,23 @@ ngx_asana_lmdb_write_begin(ngx_asana_lmdb_write_t *w)
     }
 
     return err;
+}
+
+
+static int
+ngx_asana_lmdb_write_convert(ngx_asana_lmdb_records_t *recs)
+{
+    if (recs->dbs.format == 1) {
+        recs->converted = 1;
+        return ngx_asana_lmdb_v1_convert(recs);
+    }
+
+    if (recs->seal && recs->value.seal == NULL) {
+        recs->converted = 1;
+        return ngx_asana_lmdb_crypt_convert(recs);
+    }
+
+    return recs->seal ? ngx_asana_lmdb_crypt_count(recs) : 0;
 }
 
 
@@ -274,6 +293,13 @@ ngx_asana_lmdb_write_commit(ngx_asana_lmdb_write_t *w)
     }
 
     e->dbs = w->recs.dbs;
+
+    if (w->recs.converted && w->recs.seal) {
+        ngx_log_error(NGX_LOG_WARN, w->log, 0,
+                      "asana_hook: store \"%V\" was in clear and is encrypted "
+                      "now; free pages of its file may still hold secrets in "
+                      "clear, until it is made anew", &e->conf->state);
+    }
 
     if (w->recs.dirty) {
         ngx_asana_counters_time(&e->conf->counters->commits, start);
@@ -319,6 +345,10 @@ ngx_asana_lmdb_write_task(ngx_asana_lmdb_write_t *w, ngx_asana_task_t *task)
 {
     int      err;
     MDB_val  key;
+
+    if (task->change.type == NGX_ASANA_RESEAL) {
+        return ngx_asana_lmdb_crypt_reseal(w->e, &w->recs, task);
+    }
 
     if (task->change.type == NGX_ASANA_CONFIRM) {
         return ngx_asana_lmdb_write_confirm(w, task);
@@ -417,11 +447,18 @@ ngx_asana_lmdb_write_key(ngx_asana_lmdb_write_t *w, MDB_val *key,
 
     err = ngx_asana_lmdb_records_get(recs, key, &old);
 
-    if (err == 0) {
-        err = ngx_asana_lmdb_records_get(recs, key, &secrets);
+    /* what cannot be opened can be revoked */
+
+    if ((err == 0
+         || (err == NGX_ABORT && task->change.type == NGX_ASANA_REVOKE))
+        && ngx_asana_secrets_append(&secrets, &old) != NGX_OK)
+    {
+        err = NGX_ENOMEM;
     }
 
-    if (err == 0 || err == MDB_NOTFOUND) {
+    if (err == 0 || err == MDB_NOTFOUND
+        || (err == NGX_ABORT && task->change.type == NGX_ASANA_REVOKE))
+    {
         task->outcome = ngx_asana_policy_decide(&secrets, &task->change,
                                                 recs->now,
                                                 &w->e->conf->limits,
@@ -443,8 +480,8 @@ ngx_asana_lmdb_write_key(ngx_asana_lmdb_write_t *w, MDB_val *key,
             err = ngx_asana_lmdb_records_put(recs, key, &old, &secrets);
         }
 
-    } else if (err == NGX_DECLINED) {
-        ngx_asana_lmdb_error_damaged(&w->e->errors, w->log, key);
+    } else if (err == NGX_DECLINED || err == NGX_ABORT) {
+        ngx_asana_lmdb_env_damaged(w->e, recs, key, err, w->log);
         err = 0;
     }
 

@@ -6,8 +6,6 @@
 
 #include "ngx_asana_rows.h"
 
-#include "ngx_asana_json.h"
-
 
 /* columns of the statement that reads */
 
@@ -29,8 +27,6 @@ static void ngx_asana_rows_columns(ngx_asana_rows_t *rows,
     ngx_asana_sql_t *sql);
 static ngx_int_t ngx_asana_rows_row(ngx_asana_rows_t *rows,
     ngx_asana_row_set_t *set, PGresult *res, int row);
-static void ngx_asana_rows_complain(ngx_asana_rows_t *rows, ngx_str_t *key,
-    u_char *sealed, ngx_int_t rc);
 static void ngx_asana_rows_delete(ngx_asana_rows_t *rows,
     ngx_asana_sql_t *sql, ngx_asana_row_set_t *set);
 static ngx_uint_t ngx_asana_rows_insert(ngx_asana_rows_t *rows,
@@ -258,7 +254,13 @@ ngx_asana_rows_row(ngx_asana_rows_t *rows, ngx_asana_row_set_t *set,
          : NGX_ERROR;
 
     if (rc != NGX_OK) {
-        ngx_asana_rows_complain(rows, &set->key, sealed, rc);
+
+        /* one of many tells enough */
+
+        if (!rows->complained) {
+            rows->complained = 1;
+            ngx_asana_seal_complain(&place, rc, sealed + 1, rows->log);
+        }
 
         set->rc = NGX_ERROR;
         gid_len = 0;
@@ -287,50 +289,6 @@ ngx_asana_rows_row(ngx_asana_rows_t *rows, ngx_asana_row_set_t *set,
     ngx_explicit_memzero(secret, len);
 
     return s ? NGX_OK : NGX_ERROR;
-}
-
-
-static void
-ngx_asana_rows_complain(ngx_asana_rows_t *rows, ngx_str_t *key, u_char *sealed,
-    ngx_int_t rc)
-{
-    size_t     n;
-    u_char     id[2 * NGX_ASANA_SEAL_ID_LEN];
-    ngx_str_t  text;
-
-    if (rows->complained) {
-
-        /* one of many tells enough */
-
-        return;
-    }
-
-    rows->complained = 1;
-
-    text.len = ngx_asana_json_escape(NULL, key);
-    text.data = ngx_pnalloc(rows->pool, text.len + 1);
-
-    if (text.data == NULL) {
-        return;
-    }
-
-    (void) ngx_asana_json_escape(text.data, key);
-
-    if (rc == NGX_DECLINED) {
-        n = ngx_hex_dump(id, sealed + 1, NGX_ASANA_SEAL_ID_LEN) - id;
-
-        ngx_log_error(NGX_LOG_CRIT, rows->log, 0,
-                      "asana_hook: zone \"%V\": a secret of key \"%V\" is "
-                      "encrypted by key %*s, which \"encryption_key\" does "
-                      "not have; add it to that file",
-                      &rows->conf->zone, &text, n, id);
-        return;
-    }
-
-    ngx_log_error(NGX_LOG_CRIT, rows->log, 0,
-                  "asana_hook: zone \"%V\": a secret of key \"%V\" was "
-                  "changed in the store by somebody else, and is not "
-                  "believed; revoke it", &rows->conf->zone, &text);
 }
 
 

@@ -24,6 +24,8 @@
 
 #include "ngx_asana_seal.h"
 
+#include "ngx_asana_json.h"
+
 #include <openssl/evp.h>
 #include <openssl/rand.h>
 
@@ -59,6 +61,8 @@ static ngx_asana_seal_t *ngx_asana_seal_parse(ngx_pool_t *pool, u_char *p,
 static ngx_int_t ngx_asana_seal_parse_key(ngx_asana_seal_key_t *key,
     u_char *p);
 static void ngx_asana_seal_cleanup(void *data);
+static ngx_asana_seal_key_t *ngx_asana_seal_find(ngx_asana_seal_t *seal,
+    u_char *key_id);
 static ngx_int_t ngx_asana_seal_bind(EVP_CIPHER_CTX *ctx,
     ngx_asana_seal_place_t *place);
 
@@ -289,7 +293,6 @@ ngx_asana_seal_decrypt(ngx_asana_seal_t *seal, ngx_asana_seal_place_t *place,
     int                    n;
     u_char                *p;
     ngx_int_t              rc;
-    ngx_uint_t             i;
     EVP_CIPHER_CTX        *ctx;
     ngx_asana_seal_key_t  *key;
 
@@ -300,17 +303,10 @@ ngx_asana_seal_decrypt(ngx_asana_seal_t *seal, ngx_asana_seal_place_t *place,
         return NGX_ERROR;
     }
 
-    for (i = 0; /* void */ ; i++) {
+    key = ngx_asana_seal_find(seal, sealed + 1);
 
-        if (i == seal->n) {
-            return NGX_DECLINED;
-        }
-
-        key = &seal->keys[i];
-
-        if (ngx_memcmp(key->id, sealed + 1, NGX_ASANA_SEAL_ID_LEN) == 0) {
-            break;
-        }
+    if (key == NULL) {
+        return NGX_DECLINED;
     }
 
     p = sealed + NGX_ASANA_SEAL_HEAD;
@@ -372,8 +368,122 @@ ngx_asana_seal_bind(EVP_CIPHER_CTX *ctx, ngx_asana_seal_place_t *place)
 }
 
 
-u_char *
-ngx_asana_seal_key_id(ngx_asana_seal_t *seal)
+static ngx_asana_seal_key_t *
+ngx_asana_seal_find(ngx_asana_seal_t *seal, u_char *key_id)
 {
-    return seal->keys[0].id;
+    ngx_uint_t  i;
+
+    for (i = 0; i < seal->n; i++) {
+        if (ngx_memcmp(seal->keys[i].id, key_id, NGX_ASANA_SEAL_ID_LEN) == 0) {
+            return &seal->keys[i];
+        }
+    }
+
+    return NULL;
+}
+
+
+void
+ngx_asana_seal_complain(ngx_asana_seal_place_t *place, ngx_int_t rc,
+    u_char *key_id, ngx_log_t *log)
+{
+    size_t     n;
+    u_char     buf[6 * NGX_ASANA_MAX_KEY], id[2 * NGX_ASANA_SEAL_ID_LEN];
+    ngx_str_t  key;
+
+    key.len = ngx_asana_json_escape(buf, &place->key);
+    key.data = buf;
+
+    if (rc == NGX_DECLINED) {
+        n = ngx_hex_dump(id, key_id, NGX_ASANA_SEAL_ID_LEN) - id;
+
+        ngx_log_error(NGX_LOG_CRIT, log, 0,
+                      "asana_hook: zone \"%V\": a secret of key \"%V\" is "
+                      "encrypted by key %*s, which \"encryption_key\" does "
+                      "not have; add it to that file",
+                      &place->zone, &key, n, id);
+        return;
+    }
+
+    ngx_log_error(NGX_LOG_CRIT, log, 0,
+                  "asana_hook: zone \"%V\": a secret of key \"%V\" was "
+                  "changed in the store by somebody else, and is not "
+                  "believed; revoke it", &place->zone, &key);
+}
+
+
+u_char *
+ngx_asana_seal_key_id(ngx_asana_seal_t *seal, ngx_uint_t i)
+{
+    return (i < seal->n) ? seal->keys[i].id : NULL;
+}
+
+
+ngx_uint_t
+ngx_asana_seal_old(ngx_asana_seal_t *seal, u_char *sealed)
+{
+    ngx_asana_seal_key_t  *key;
+
+    key = ngx_asana_seal_find(seal, sealed + 1);
+
+    return key && key != seal->keys;
+}
+
+
+void
+ngx_asana_seal_usage(ngx_asana_seal_t *seal, ngx_asana_seal_usage_t *usage)
+{
+    ngx_uint_t  i;
+
+    ngx_memzero(usage, sizeof(ngx_asana_seal_usage_t));
+
+    for (i = 0; i < seal->n; i++) {
+        ngx_asana_seal_count(usage, seal->keys[i].id, 0);
+    }
+}
+
+
+void
+ngx_asana_seal_count(ngx_asana_seal_usage_t *usage, u_char *key_id, int64_t n)
+{
+    ngx_uint_t              i;
+    ngx_asana_seal_used_t  *used;
+
+    for (i = 0; i < usage->n; i++) {
+        if (ngx_memcmp(usage->keys[i].id, key_id, NGX_ASANA_SEAL_ID_LEN) == 0)
+        {
+            break;
+        }
+    }
+
+    if (i == NGX_ASANA_SEAL_USED) {
+        return;
+    }
+
+    used = &usage->keys[i];
+
+    if (i == usage->n) {
+        usage->n++;
+        ngx_memcpy(used->id, key_id, NGX_ASANA_SEAL_ID_LEN);
+    }
+
+    /* a store that was repaired by hand may have been counted wrong */
+
+    used->secrets += ngx_max(n, - (int64_t) used->secrets);
+}
+
+
+uint64_t
+ngx_asana_seal_left(ngx_asana_seal_usage_t *usage)
+{
+    uint64_t    n;
+    ngx_uint_t  i;
+
+    n = 0;
+
+    for (i = 1; i < usage->n; i++) {
+        n += usage->keys[i].secrets;
+    }
+
+    return n;
 }

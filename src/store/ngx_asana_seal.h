@@ -31,6 +31,21 @@ typedef struct {
 } ngx_asana_seal_place_t;
 
 
+/* how many secrets are encrypted by which keys, of a few keys */
+
+#define NGX_ASANA_SEAL_USED      32
+
+typedef struct {
+    uint64_t              secrets;
+    u_char                id[NGX_ASANA_SEAL_ID_LEN];
+} ngx_asana_seal_used_t;
+
+typedef struct {
+    ngx_uint_t              n;
+    ngx_asana_seal_used_t   keys[NGX_ASANA_SEAL_USED];
+} ngx_asana_seal_usage_t;
+
+
 /*
  * Reads the file of "encryption_key", in the master: 64 hex digits a line, the
  * first key encrypts, all of them decrypt.  The file must be readable by its
@@ -56,8 +71,29 @@ ngx_int_t ngx_asana_seal_decrypt(ngx_asana_seal_t *seal,
     ngx_asana_seal_place_t *place, u_char *sealed, size_t size, u_char *secret,
     size_t *len);
 
-/* The id of the key that encrypts, [NGX_ASANA_SEAL_ID_LEN]. */
-u_char *ngx_asana_seal_key_id(ngx_asana_seal_t *seal);
+/*
+ * Logs why decrypt() returned rc for a secret of the zone's key, which is
+ * sealed by the encryption key with this id.
+ */
+void ngx_asana_seal_complain(ngx_asana_seal_place_t *place, ngx_int_t rc,
+    u_char *key_id, ngx_log_t *log);
+
+/* The id of the i-th key, [NGX_ASANA_SEAL_ID_LEN]; NULL if there is none. */
+u_char *ngx_asana_seal_key_id(ngx_asana_seal_t *seal, ngx_uint_t i);
+
+/* Whether what is sealed can be opened, but not by the first key. */
+ngx_uint_t ngx_asana_seal_old(ngx_asana_seal_t *seal, u_char *sealed);
+
+/* Starts with all keys of the file in their order, and no secrets. */
+void ngx_asana_seal_usage(ngx_asana_seal_t *seal,
+    ngx_asana_seal_usage_t *usage);
+
+/* Adds n secrets of a key; those of one key too many are not counted. */
+void ngx_asana_seal_count(ngx_asana_seal_usage_t *usage, u_char *key_id,
+    int64_t n);
+
+/* The secrets that are encrypted by another key than the first. */
+uint64_t ngx_asana_seal_left(ngx_asana_seal_usage_t *usage);
 
 
 #endif /* _NGX_ASANA_SEAL_H_INCLUDED_ */

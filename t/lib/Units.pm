@@ -28,7 +28,7 @@ sub new {
 
     for my $flags (@flags) {
         my $out = qx($cc -g -O1 -D_GNU_SOURCE -Wall -Wextra -Werror \\
-            -Wno-unused-parameter $flags -Isrc $incs $src \\
+            -Wno-unused-parameter $flags -Isrc -Isrc/store $incs $src \\
             -o $dir/units -lcrypto 2>&1);
         return bless {dir => $dir}, $class if $? == 0;
         die $out if $out !~ /sanitize|asan|ubsan/;

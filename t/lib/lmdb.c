@@ -8,7 +8,7 @@
  * Drives the LMDB backend outside nginx.  Reads a command a line, prints what
  * came of it as a line:
  *
- *     open DIR MAX_SIZE INACTIVE PENDING MAX_SECRETS     close
+ *     open DIR MAX_SIZE INACTIVE PENDING MAX_SECRETS [KEYS]     close
  *     now SECONDS
  *     handshake KEY ENROLL SECRET      put KEY SECRET
  *     confirm SECRET GID               revoke KEY ID|*
@@ -17,6 +17,7 @@
  *     prepare                          an empty one
  *     find KEY                         list AFTER
  *     stat                             check
+ *     reseal                           used
  *
  * ENROLL is a word of "asana_hook_enroll"; IDs are hex, keys are %-encoded.
  * "check", after "close", walks all databases and compares the indexes with
@@ -26,6 +27,8 @@
 
 #include "ngx_asana_backend.h"
 #include "store/ngx_asana_lmdb.h"
+#include "store/ngx_asana_lmdb_usage.h"
+#include "store/ngx_asana_lmdb_value.h"
 
 #include <lmdb.h>
 #include <openssl/sha.h>
@@ -51,6 +54,7 @@ static void                      *driver_backend;
 static ngx_queue_t                driver_batch;
 static ngx_uint_t                 driver_open_batch;
 static ngx_asana_counters_t       driver_counters;
+static ngx_pool_cleanup_t         driver_cleanup;
 
 volatile ngx_cycle_t             *ngx_cycle = &driver_cycle;
 volatile ngx_time_t              *ngx_cached_time = &driver_time;
@@ -67,6 +71,7 @@ static size_t
 driver_format(char *buf, size_t size, const char *fmt, va_list args)
 {
     char       *p, *last;
+    size_t      n;
     ngx_str_t  *value;
 
     for (p = buf, last = buf + size - 1; *fmt && p < last; fmt++) {
@@ -93,6 +98,12 @@ driver_format(char *buf, size_t size, const char *fmt, va_list args)
 
         case 'Z':
             *p++ = '\0';
+            break;
+
+        case '*':  /* s */
+            fmt++;
+            n = va_arg(args, size_t);
+            p += snprintf(p, last - p, "%.*s", (int) n, va_arg(args, char *));
             break;
 
         default:  /* ui */
@@ -144,6 +155,37 @@ ngx_log_error_core(ngx_uint_t level, ngx_log_t *log, ngx_err_t err,
     va_end(args);
 
     fprintf(stderr, "[%d] %s\n", (int) level, buf);
+}
+
+
+u_char *
+ngx_hex_dump(u_char *dst, u_char *src, size_t len)
+{
+    while (len--) {
+        dst += sprintf((char *) dst, "%02x", *src++);
+    }
+
+    return dst;
+}
+
+
+ngx_int_t
+ngx_hextoi(u_char *line, size_t n)
+{
+    char  buf[3] = { line[0], line[1], '\0' };
+
+    return strtol(buf, NULL, 16);
+}
+
+
+/* for one key file at a time */
+
+ngx_pool_cleanup_t *
+ngx_pool_cleanup_add(ngx_pool_t *pool, size_t size)
+{
+    driver_cleanup.data = malloc(size);
+
+    return &driver_cleanup;
 }
 
 
@@ -272,8 +314,14 @@ driver_run(void)
         q = ngx_queue_head(&driver_batch);
         ngx_queue_remove(q);
         task = ngx_queue_data(q, ngx_asana_task_t, queue);
-        printf("%s%s", driver_outcomes[task->outcome],
-               ngx_queue_empty(&driver_batch) ? "" : " ");
+        printf("%s", driver_outcomes[task->outcome]);
+
+        if (task->change.type == NGX_ASANA_RESEAL) {
+            printf(" %lu left %lu", (unsigned long) task->resealed,
+                   (unsigned long) task->left);
+        }
+
+        printf("%s", ngx_queue_empty(&driver_batch) ? "" : " ");
         free(task);
     }
 
@@ -313,6 +361,10 @@ driver_change(char **w)
         key = "";
         c->gid_len = (u_char) strlen(w[2]);
         memcpy(c->gid, w[2], c->gid_len);
+
+    } else if (strcmp(w[0], "reseal") == 0) {
+        c->type = NGX_ASANA_RESEAL;
+        key = "";
 
     } else if (strcmp(w[0], "revoke") == 0) {
         c->type = NGX_ASANA_REVOKE;
@@ -401,18 +453,27 @@ driver_stat(void)
 
 static void
 driver_check_value(MDB_txn *txn, MDB_dbi *age, MDB_dbi by_id, MDB_val *key,
-    MDB_val *val, size_t *n)
+    MDB_val *val, size_t *n, ngx_asana_seal_usage_t *usage)
 {
     u_char                name[8 + 8 + NGX_ASANA_MAX_KEY], serial[8];
     MDB_val               k, v;
+    ngx_int_t             rc;
     ngx_uint_t            i, j, which;
     ngx_asana_secret_t   *s;
     ngx_asana_secrets_t   secrets;
+    ngx_asana_lmdb_value_t  value;
 
     ngx_asana_secrets_init(&secrets, NULL, 0);
-    driver_must(ngx_asana_secrets_decode(&secrets, val->mv_data, val->mv_size)
-                == NGX_OK);
+    memset(&value, 0, sizeof(value));
+    value.seal = driver_conf.seal;
+    value.place.zone = driver_conf.zone;
+    value.place.key.len = key->mv_size;
+    value.place.key.data = key->mv_data;
+    rc = ngx_asana_lmdb_value_decode(&value, &secrets, val->mv_data,
+                                     val->mv_size);
+    driver_must(rc == NGX_OK || rc == NGX_ABORT);
     driver_must(secrets.n > 0);
+    ngx_asana_lmdb_value_count(&value, val->mv_data, val->mv_size, usage, 1);
 
     s = ngx_asana_secrets_first(&secrets);
 
@@ -456,10 +517,18 @@ driver_check(void)
     MDB_stat     stat;
     ngx_uint_t   i;
     MDB_cursor  *cursor;
+    ngx_asana_seal_usage_t  usage, stored;
 
     static const char  *names[] = {
         "pending_by_age", "unproven_by_age", "proven_by_age"
     };
+
+    memset(&usage, 0, sizeof(usage));
+    memset(&stored, 0, sizeof(stored));
+
+    if (driver_conf.seal) {
+        ngx_asana_seal_usage(driver_conf.seal, &usage);
+    }
 
     driver_must(mdb_env_create(&env) == 0);
     mdb_env_set_maxdbs(env, 12);
@@ -476,7 +545,7 @@ driver_check(void)
     driver_must(mdb_cursor_open(txn, hooks, &cursor) == 0);
 
     while ((err = mdb_cursor_get(cursor, &key, &val, MDB_NEXT)) == 0) {
-        driver_check_value(txn, age, by_id, &key, &val, n);
+        driver_check_value(txn, age, by_id, &key, &val, n, &usage);
     }
 
     driver_must(err == MDB_NOTFOUND);
@@ -490,6 +559,23 @@ driver_check(void)
     driver_must(stat.ms_entries == n[0] + n[1] + n[2]);
 
     mdb_cursor_close(cursor);
+
+    if (driver_conf.seal) {
+        driver_must(mdb_dbi_open(txn, "meta", 0, &hooks) == 0);
+        driver_must(ngx_asana_lmdb_usage_get(txn, hooks, driver_conf.seal,
+                                             &stored) == 0);
+
+        for (i = 0; i < usage.n; i++) {
+            ngx_asana_seal_count(&stored, usage.keys[i].id,
+                                 - (int64_t) usage.keys[i].secrets);
+            usage.keys[i].secrets = 0;
+        }
+
+        for (i = 0; i < stored.n; i++) {
+            driver_must(stored.keys[i].secrets == 0);
+        }
+    }
+
     mdb_txn_abort(txn);
     mdb_env_close(env);
 
@@ -501,6 +587,8 @@ driver_check(void)
 static void
 driver_open(char **w)
 {
+    ngx_str_t  file;
+
     snprintf(driver_dir, sizeof(driver_dir), "%s", w[1]);
     driver_conf.state.data = (u_char *) driver_dir;
     driver_conf.state.len = strlen(driver_dir);
@@ -509,12 +597,53 @@ driver_open(char **w)
     driver_conf.limits.pending = atol(w[4]);
     driver_conf.limits.max_secrets = strtoul(w[5], NULL, 10);
     driver_conf.counters = &driver_counters;
+    ngx_str_set(&driver_conf.zone, "hooks");
+
+    if (driver_cleanup.data) {
+        driver_cleanup.handler(driver_cleanup.data);
+        free(driver_cleanup.data);
+        driver_cleanup.data = NULL;
+        driver_conf.seal = NULL;
+    }
+
+    if (w[6]) {
+        file.len = strlen(w[6]);
+        file.data = (u_char *) w[6];
+        driver_conf.seal = ngx_asana_seal_open(NULL, &file, &driver_log);
+        driver_must(driver_conf.seal);
+    }
 
     driver_backend = ngx_asana_lmdb.create(&driver_conf, &driver_log);
     driver_must(driver_backend);
 
     printf("%s\n", ngx_asana_lmdb.open(driver_backend, &driver_log) == NGX_OK
                    ? "open" : "not open");
+}
+
+
+static void
+driver_used(void)
+{
+    u_char            *id;
+    ngx_uint_t         i, j;
+    ngx_asana_stat_t   stat;
+
+    memset(&stat, 0, sizeof(ngx_asana_stat_t));
+    (void) ngx_asana_lmdb.stat(driver_backend, &stat, &driver_log);
+
+    printf("used");
+
+    for (i = 0; i < stat.usage.n; i++) {
+        id = stat.usage.keys[i].id;
+
+        for (printf(" "), j = 0; j < NGX_ASANA_SEAL_ID_LEN; j++) {
+            printf("%02x", id[j]);
+        }
+
+        printf("=%lu", (unsigned long) stat.usage.keys[i].secrets);
+    }
+
+    printf("\n");
 }
 
 
@@ -557,6 +686,9 @@ driver_do(char **w)
 
     } else if (strcmp(w[0], "stat") == 0) {
         driver_stat();
+
+    } else if (strcmp(w[0], "used") == 0) {
+        driver_used();
 
     } else if (strcmp(w[0], "check") == 0) {
         driver_check();
