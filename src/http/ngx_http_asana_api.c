@@ -11,6 +11,7 @@
 
 
 #include "ngx_http_asana_api.h"
+#include "ngx_http_asana_answer.h"
 #include "ngx_http_asana_args.h"
 #include "ngx_http_asana_header.h"
 #include "ngx_http_asana_metrics.h"
@@ -54,15 +55,14 @@ static ngx_int_t ngx_http_asana_api_written(ngx_http_asana_ctx_t *ctx,
 static ngx_int_t ngx_http_asana_api_wait(ngx_http_asana_ctx_t *ctx,
     ngx_int_t rc);
 static void ngx_http_asana_api_end(ngx_http_asana_ctx_t *ctx, ngx_int_t rc);
+static ngx_int_t ngx_http_asana_api_reseal(ngx_http_request_t *r,
+    ngx_http_asana_zone_conf_t *azcf);
+static ngx_int_t ngx_http_asana_api_resealed(ngx_http_asana_ctx_t *ctx,
+    ngx_int_t rc);
 static ngx_int_t ngx_http_asana_api_method(ngx_http_request_t *r,
-    ngx_uint_t write);
+    ngx_uint_t methods);
+static ngx_int_t ngx_http_asana_api_failed(ngx_http_request_t *r);
 static ngx_int_t ngx_http_asana_api_unknown(ngx_http_request_t *r);
-static ngx_int_t ngx_http_asana_api_error(ngx_http_request_t *r,
-    ngx_uint_t status, const char *text);
-static void ngx_http_asana_api_start(ngx_http_asana_text_t *out,
-    ngx_http_request_t *r);
-static ngx_int_t ngx_http_asana_api_send(ngx_http_request_t *r,
-    ngx_uint_t status, const char *type, ngx_http_asana_text_t *out);
 
 
 ngx_int_t
@@ -71,7 +71,7 @@ ngx_http_asana_api_handler(ngx_http_request_t *r)
     u_char                          *p, *last;
     size_t                           len;
     ngx_int_t                        rc;
-    ngx_uint_t                       foreign, hooks, metrics;
+    ngx_uint_t                       foreign, hooks, metrics, methods, reseal;
     ngx_http_core_loc_conf_t        *clcf;
     ngx_http_asana_zone_conf_t      *azcf;
     ngx_http_asana_args_t       args;
@@ -96,16 +96,23 @@ ngx_http_asana_api_handler(ngx_http_request_t *r)
 
     len = last - p;
     hooks = (len == 5 && ngx_strncmp(p, "hooks", 5) == 0);
-
     metrics = (len == 7 && ngx_strncmp(p, "metrics", 7) == 0);
+    reseal = (len == 6 && ngx_strncmp(p, "reseal", 6) == 0);
 
-    if (foreign || (len && !hooks && !metrics)) {
-        return ngx_http_asana_api_error(r, NGX_HTTP_NOT_FOUND,
-                                             "no such call; there are /, "
-                                             "/hooks and /metrics");
+    if (foreign || (len && !hooks && !metrics && !reseal)) {
+        return ngx_http_asana_answer_error(r, NGX_HTTP_NOT_FOUND,
+                                           "no such call; there are /, "
+                                           "/hooks, /metrics and /reseal");
     }
 
-    rc = ngx_http_asana_api_method(r, hooks && ahcf->api_write);
+    methods = reseal ? 0 : NGX_HTTP_GET|NGX_HTTP_HEAD;
+
+    if (ahcf->api_write) {
+        methods |= hooks ? NGX_HTTP_PUT|NGX_HTTP_DELETE
+                         : reseal ? NGX_HTTP_POST : 0;
+    }
+
+    rc = ngx_http_asana_api_method(r, methods);
 
     if (rc != NGX_DECLINED) {
         return rc;
@@ -116,8 +123,12 @@ ngx_http_asana_api_handler(ngx_http_request_t *r)
     }
 
     if (ngx_http_asana_args_read(r, 0, &args)) {
-        return ngx_http_asana_api_error(r, NGX_HTTP_BAD_REQUEST,
-                                             "this call has no arguments");
+        return ngx_http_asana_answer_error(r, NGX_HTTP_BAD_REQUEST,
+                                           "this call has no arguments");
+    }
+
+    if (reseal) {
+        return ngx_http_asana_api_reseal(r, azcf);
     }
 
     return metrics ? ngx_http_asana_api_metrics(r, azcf)
@@ -128,32 +139,37 @@ ngx_http_asana_api_handler(ngx_http_request_t *r)
 /* NGX_DECLINED: the call goes on, all else is what its answer returned */
 
 static ngx_int_t
-ngx_http_asana_api_method(ngx_http_request_t *r, ngx_uint_t write)
+ngx_http_asana_api_method(ngx_http_request_t *r, ngx_uint_t methods)
 {
     ngx_str_t  allow;
 
-    if ((r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD))
-        || (write && (r->method & (NGX_HTTP_PUT|NGX_HTTP_DELETE))))
-    {
+    if (r->method & methods) {
+
         if (r->headers_in.content_length_n > 0 || r->headers_in.chunked) {
-            return ngx_http_asana_api_error(r, NGX_HTTP_BAD_REQUEST,
-                                                 "a body has no meaning here");
+            return ngx_http_asana_answer_error(r, NGX_HTTP_BAD_REQUEST,
+                                               "a body has no meaning here");
         }
 
         if (ngx_http_asana_site_foreign(r)) {
-            return ngx_http_asana_api_error(r, NGX_HTTP_FORBIDDEN,
-                                                 "a browser sends this from "
-                                                 "another site");
+            return ngx_http_asana_answer_error(r, NGX_HTTP_FORBIDDEN,
+                                               "a browser sends this from "
+                                               "another site");
         }
 
         return NGX_DECLINED;
     }
 
-    if (write) {
+    if (methods & NGX_HTTP_PUT) {
         ngx_str_set(&allow, "GET, HEAD, OPTIONS, PUT, DELETE");
 
-    } else {
+    } else if (methods & NGX_HTTP_GET) {
         ngx_str_set(&allow, "GET, HEAD, OPTIONS");
+
+    } else if (methods) {
+        ngx_str_set(&allow, "OPTIONS, POST");
+
+    } else {
+        ngx_str_set(&allow, "OPTIONS");
     }
 
     if (ngx_http_asana_header_add(r, "Allow", &allow) != NGX_OK) {
@@ -161,14 +177,15 @@ ngx_http_asana_api_method(ngx_http_request_t *r, ngx_uint_t write)
     }
 
     if (r->method == NGX_HTTP_OPTIONS) {
-        return ngx_http_asana_api_send(r, NGX_HTTP_NO_CONTENT, NULL,
-                                            NULL);
+        return ngx_http_asana_answer_send(r, NGX_HTTP_NO_CONTENT, NULL,
+                                          NULL);
     }
 
-    return ngx_http_asana_api_error(r, NGX_HTTP_NOT_ALLOWED,
-                                         "this method is not allowed here; "
-                                         "PUT and DELETE of /hooks need "
-                                         "\\\"write=on\\\"");
+    return ngx_http_asana_answer_error(r, NGX_HTTP_NOT_ALLOWED,
+                                       "this method is not allowed here; "
+                                       "PUT and DELETE of /hooks, and "
+                                       "POST of /reseal, need "
+                                       "\\\"write=on\\\"");
 }
 
 
@@ -200,7 +217,7 @@ ngx_http_asana_api_hooks(ngx_http_request_t *r,
     error = ngx_http_asana_args_read(r, allowed, &args);
 
     if (error) {
-        return ngx_http_asana_api_error(r, args.status, error);
+        return ngx_http_asana_answer_error(r, args.status, error);
     }
 
     if (r->method & (NGX_HTTP_PUT|NGX_HTTP_DELETE)) {
@@ -213,8 +230,8 @@ ngx_http_asana_api_hooks(ngx_http_request_t *r,
     }
 
     if (args.given & 1 << NGX_HTTP_ASANA_ARG_KEY) {
-        return ngx_http_asana_api_error(r, NGX_HTTP_BAD_REQUEST,
-                                             "\\\"key\\\" goes alone");
+        return ngx_http_asana_answer_error(r, NGX_HTTP_BAD_REQUEST,
+                                           "\\\"key\\\" goes alone");
     }
 
     return ngx_http_asana_api_list(r, azcf, &args);
@@ -232,7 +249,7 @@ ngx_http_asana_api_info(ngx_http_request_t *r,
 
     counters = ngx_asana_zone_counters(azcf->zone);
 
-    ngx_http_asana_api_start(&out, r);
+    ngx_http_asana_answer_start(&out, r);
     ngx_asana_zone_usage(azcf->zone, &usage);
 
     ngx_http_asana_text(&out, "{\"zone\":\"");
@@ -249,7 +266,7 @@ ngx_http_asana_api_info(ngx_http_request_t *r,
                             "\"size\":%uL,\"max_size\":%uz,"
                             "\"commits\":%uL,\"lookups\":%uA,"
                             "\"queries\":%uL,\"conflicts\":%uA,"
-                            "\"failures\":%uA,\"writable\":%s},",
+                            "\"failures\":%uA,\"writable\":%s",
                             ngx_asana_zone_backend(azcf->zone),
                             stat.keys, stat.secrets, stat.pending,
                             stat.used, azcf->store.max_size,
@@ -258,6 +275,8 @@ ngx_http_asana_api_info(ngx_http_request_t *r,
                             ngx_asana_counters_total(&counters->queries),
                             counters->conflicts, counters->failures,
                             stat.writable ? "true" : "false");
+        ngx_http_asana_text_keys(&out, &stat.usage);
+        ngx_http_asana_text(&out, "},");
 
     } else {
         ngx_http_asana_text(&out, "\"store\":null,");
@@ -266,7 +285,7 @@ ngx_http_asana_api_info(ngx_http_request_t *r,
     ngx_http_asana_text_counters(&out, counters);
     ngx_http_asana_text(&out, "}\n");
 
-    return ngx_http_asana_api_send(r, NGX_HTTP_OK, "application/json", &out);
+    return ngx_http_asana_answer_send(r, NGX_HTTP_OK, "application/json", &out);
 }
 
 
@@ -276,11 +295,11 @@ ngx_http_asana_api_metrics(ngx_http_request_t *r,
 {
     ngx_http_asana_text_t  out;
 
-    ngx_http_asana_api_start(&out, r);
+    ngx_http_asana_answer_start(&out, r);
     ngx_http_asana_metrics(&out, azcf);
 
-    return ngx_http_asana_api_send(r, NGX_HTTP_OK,
-                                   "text/plain; version=0.0.4", &out);
+    return ngx_http_asana_answer_send(r, NGX_HTTP_OK,
+                                      "text/plain; version=0.0.4", &out);
 }
 
 
@@ -301,7 +320,7 @@ ngx_http_asana_api_list(ngx_http_request_t *r,
 
     ctx->data = page;
 
-    ngx_http_asana_api_start(&page->out, r);
+    ngx_http_asana_answer_start(&page->out, r);
     ngx_http_asana_text(&page->out, "{\"hooks\":[");
 
     page->azcf = azcf;
@@ -341,8 +360,8 @@ ngx_http_asana_api_listed(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
         ngx_http_asana_text(&page->out, "],\"next\":null}\n");
     }
 
-    return ngx_http_asana_api_send(ctx->r, NGX_HTTP_OK, "application/json",
-                                   &page->out);
+    return ngx_http_asana_answer_send(ctx->r, NGX_HTTP_OK, "application/json",
+                                      &page->out);
 }
 
 
@@ -411,17 +430,17 @@ ngx_http_asana_api_found(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
     /* what was put may have been revoked since */
 
     if (rc == NGX_DECLINED && r->method != NGX_HTTP_PUT) {
-        return ngx_http_asana_api_error(r, NGX_HTTP_NOT_FOUND,
-                                        "no secret is held for this key");
+        return ngx_http_asana_answer_error(r, NGX_HTTP_NOT_FOUND,
+                                           "no secret is held for this key");
     }
 
-    ngx_http_asana_api_start(&out, r);
+    ngx_http_asana_answer_start(&out, r);
     ngx_http_asana_text_hook(&out, ctx->azcf, &ctx->key, &ctx->secrets);
     ngx_http_asana_text(&out, "\n");
 
     ngx_asana_secrets_wipe(&ctx->secrets);
 
-    return ngx_http_asana_api_send(r, ctx->rc, "application/json", &out);
+    return ngx_http_asana_answer_send(r, ctx->rc, "application/json", &out);
 }
 
 
@@ -438,8 +457,8 @@ ngx_http_asana_api_write(ngx_http_request_t *r,
     key = &args->value[NGX_HTTP_ASANA_ARG_KEY];
 
     if (key->len == 0) {
-        return ngx_http_asana_api_error(r, NGX_HTTP_BAD_REQUEST,
-                                        "\\\"key\\\" is missing");
+        return ngx_http_asana_answer_error(r, NGX_HTTP_BAD_REQUEST,
+                                           "\\\"key\\\" is missing");
     }
 
     ngx_http_asana_header_read(r, &h);
@@ -448,9 +467,9 @@ ngx_http_asana_api_write(ngx_http_request_t *r,
         && (h.secrets != 1
             || ngx_asana_secrets_check(h.secret.data, h.secret.len) != NGX_OK))
     {
-        return ngx_http_asana_api_error(r, NGX_HTTP_BAD_REQUEST,
+        return ngx_http_asana_answer_error(r, NGX_HTTP_BAD_REQUEST,
                                         "one X-Hook-Secret is needed, of 16 "
-                                        "to 255 visible ASCII characters");
+                                           "to 255 visible ASCII characters");
     }
 
     ctx = ngx_http_asana_request_create(r, azcf, NGX_ASANA_COUNTS,
@@ -514,27 +533,83 @@ ngx_http_asana_api_written(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
             return ngx_http_asana_request_find(ctx, ngx_http_asana_api_found);
         }
 
-        return ngx_http_asana_api_send(r, NGX_HTTP_NO_CONTENT, NULL, NULL);
+        return ngx_http_asana_answer_send(r, NGX_HTTP_NO_CONTENT, NULL, NULL);
 
     case NGX_ASANA_REFUSED:
-        return ngx_http_asana_api_error(r, NGX_HTTP_CONFLICT,
+        return ngx_http_asana_answer_error(r, NGX_HTTP_CONFLICT,
                                         "the key has as many active secrets "
-                                        "as max_secrets allows; revoke one "
-                                        "first");
+                                           "as max_secrets allows; revoke one "
+                                           "first");
 
     case NGX_ASANA_ABSENT:
-        return ngx_http_asana_api_error(r, NGX_HTTP_NOT_FOUND,
-                                        "no such secret is held");
+        return ngx_http_asana_answer_error(r, NGX_HTTP_NOT_FOUND,
+                                           "no such secret is held");
 
     case NGX_ASANA_FULL:
-        return ngx_http_asana_api_error(r, NGX_HTTP_SERVICE_UNAVAILABLE,
+        return ngx_http_asana_answer_error(r, NGX_HTTP_SERVICE_UNAVAILABLE,
                                         "the store is full; raise max_size");
 
     default: /* NGX_ASANA_FAILED */
-        return ngx_http_asana_api_error(r, NGX_HTTP_SERVICE_UNAVAILABLE,
-                                        "the store cannot be written; see the "
-                                        "error log");
+        return ngx_http_asana_api_failed(r);
     }
+}
+
+
+static ngx_int_t
+ngx_http_asana_api_reseal(ngx_http_request_t *r,
+    ngx_http_asana_zone_conf_t *azcf)
+{
+    ngx_asana_task_t      *task;
+    ngx_http_asana_ctx_t  *ctx;
+
+    if (azcf->store.seal == NULL) {
+        return ngx_http_asana_answer_error(r, NGX_HTTP_CONFLICT,
+                                           "the zone has no encryption_key, "
+                                           "its secrets are in clear");
+    }
+
+    ctx = ngx_http_asana_request_create(r, azcf, NGX_ASANA_COUNTS,
+                                        ngx_http_asana_api_end);
+    if (ctx == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    task = ngx_asana_task_create(NGX_ASANA_RESEAL, &ctx->key,
+                                 r->connection->log);
+    if (task == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    return ngx_http_asana_api_wait(ctx,
+                                   ngx_http_asana_request_change(ctx, task,
+                                               ngx_http_asana_api_resealed));
+}
+
+
+static ngx_int_t
+ngx_http_asana_api_resealed(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
+{
+    ngx_http_asana_text_t  out;
+
+    if (rc == NGX_ASANA_FAILED) {
+        return ngx_http_asana_api_failed(ctx->r);
+    }
+
+    ngx_http_asana_answer_start(&out, ctx->r);
+    ngx_http_asana_text(&out, "{\"resealed\":%ui,\"left\":%uL}\n",
+                        ctx->changed->resealed, ctx->changed->left);
+
+    return ngx_http_asana_answer_send(ctx->r, NGX_HTTP_OK, "application/json",
+                                      &out);
+}
+
+
+static ngx_int_t
+ngx_http_asana_api_failed(ngx_http_request_t *r)
+{
+    return ngx_http_asana_answer_error(r, NGX_HTTP_SERVICE_UNAVAILABLE,
+                                       "the store cannot be written; see the "
+                                       "error log");
 }
 
 
@@ -561,76 +636,7 @@ ngx_http_asana_api_end(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
 static ngx_int_t
 ngx_http_asana_api_unknown(ngx_http_request_t *r)
 {
-    return ngx_http_asana_api_error(r, NGX_HTTP_SERVICE_UNAVAILABLE,
+    return ngx_http_asana_answer_error(r, NGX_HTTP_SERVICE_UNAVAILABLE,
                                     "the store cannot be read; see the error "
-                                    "log");
-}
-
-
-/* the text is part of a JSON string */
-
-static ngx_int_t
-ngx_http_asana_api_error(ngx_http_request_t *r, ngx_uint_t status,
-    const char *text)
-{
-    ngx_http_asana_text_t  out;
-
-    ngx_http_asana_api_start(&out, r);
-    ngx_http_asana_text(&out, "{\"error\":\"%s\"}\n", text);
-
-    return ngx_http_asana_api_send(r, status, "application/json", &out);
-}
-
-
-static ngx_int_t
-ngx_http_asana_api_send(ngx_http_request_t *r, ngx_uint_t status,
-    const char *type, ngx_http_asana_text_t *out)
-{
-    ngx_int_t  rc;
-    ngx_str_t  value;
-
-    rc = ngx_http_discard_request_body(r);
-
-    if (rc != NGX_OK) {
-        return rc;
-    }
-
-    ngx_str_set(&value, "no-store");
-
-    if ((out && out->failed)
-        || ngx_http_asana_header_add(r, "Cache-Control", &value)
-           != NGX_OK)
-    {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    r->headers_out.status = status;
-    r->disable_not_modified = 1;
-
-    if (out) {
-        r->headers_out.content_length_n = (off_t) out->size;
-        r->headers_out.content_type.data = (u_char *) type;
-        r->headers_out.content_type.len = ngx_strlen(type);
-        r->headers_out.content_type_len = r->headers_out.content_type.len;
-
-        out->last->buf->last_buf = (r == r->main) ? 1 : 0;
-        out->last->buf->last_in_chain = 1;
-    }
-
-    rc = ngx_http_send_header(r);
-
-    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only || out == NULL) {
-        return rc;
-    }
-
-    return ngx_http_output_filter(r, out->head);
-}
-
-
-static void
-ngx_http_asana_api_start(ngx_http_asana_text_t *out,
-    ngx_http_request_t *r)
-{
-    ngx_memzero(out, sizeof(ngx_http_asana_text_t));
-    out->pool = r->pool;
+                                       "log");
 }

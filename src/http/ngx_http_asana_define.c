@@ -74,7 +74,7 @@ static ngx_http_asana_define_param_t  ngx_http_asana_define_params[] = {
     { ngx_string("state="), NGX_HTTP_ASANA_PARAM_STATE, 0, 0, 0, 0, 0 },
 
     { ngx_string("encryption_key="), NGX_HTTP_ASANA_PARAM_KEY, 0,
-      NGX_HTTP_ASANA_DEFINE_FLEET, 0, 0, 0 },
+      NGX_HTTP_ASANA_DEFINE_BOTH, 0, 0, 0 },
 
     { ngx_string("max_size="), NGX_HTTP_ASANA_PARAM_SIZE,
       offsetof(ngx_http_asana_zone_conf_t, store.max_size),

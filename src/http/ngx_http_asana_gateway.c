@@ -461,7 +461,7 @@ ngx_http_asana_gateway_refused(ngx_http_asana_create_t *create)
 
     ctx = create->ctx;
 
-    ref = ngx_http_asana_word_name(ctx->refused, &name, buf);
+    ref = ngx_http_asana_word_name(&ctx->changed->key, &name, buf);
 
     ngx_log_error(create->log_level, ctx->r->connection->log, 0,
                   "asana_hook: the secret of a create call was refused by "

@@ -16,6 +16,8 @@ static void ngx_http_asana_metrics_zone(ngx_http_asana_text_t *out,
     ngx_http_asana_zone_conf_t *azcf, ngx_str_t *name);
 static void ngx_http_asana_metrics_store(ngx_http_asana_text_t *out,
     ngx_http_asana_zone_conf_t *azcf, ngx_str_t *name);
+static void ngx_http_asana_metrics_keys(ngx_http_asana_text_t *out,
+    ngx_str_t *zone, ngx_asana_seal_usage_t *usage);
 static void ngx_http_asana_metrics_gauge(ngx_http_asana_text_t *out,
     ngx_str_t *zone, const char *name, const char *help, uint64_t value);
 static void ngx_http_asana_metrics_times(ngx_http_asana_text_t *out,
@@ -162,6 +164,29 @@ ngx_http_asana_metrics_store(ngx_http_asana_text_t *out,
     if (rc == NGX_OK) {
         ngx_http_asana_metrics_gauge(out, name, "store_used_bytes",
                                      "What the store takes.", stat.used);
+        ngx_http_asana_metrics_keys(out, name, &stat.usage);
+    }
+}
+
+
+/* without encryption there are none */
+
+static void
+ngx_http_asana_metrics_keys(ngx_http_asana_text_t *out, ngx_str_t *zone,
+    ngx_asana_seal_usage_t *usage)
+{
+    ngx_uint_t  i;
+
+    if (usage->n) {
+        ngx_http_asana_metrics_head(out, "store_secrets", "gauge",
+                                    "Secrets by the key that encrypts them.");
+    }
+
+    for (i = 0; i < usage->n; i++) {
+        ngx_http_asana_text(out, "asana_hook_store_secrets{zone=\"%V\","
+                            "key_id=\"", zone);
+        ngx_http_asana_text_hex(out, usage->keys[i].id, NGX_ASANA_SEAL_ID_LEN);
+        ngx_http_asana_text(out, "\"} %uL\n", usage->keys[i].secrets);
     }
 }
 

@@ -276,7 +276,7 @@ ngx_http_asana_request_changed(ngx_asana_task_t *task,
     ngx_http_asana_ctx_t *ctx = task->data;
 
     ctx->task = NULL;
-    ctx->refused = &task->key;
+    ctx->changed = task;
     ctx->reason = (outcome == NGX_ASANA_REFUSED) ? task->reason
                                                  : NGX_ASANA_REASON_NONE;
 

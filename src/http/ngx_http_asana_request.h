@@ -51,7 +51,7 @@ struct ngx_http_asana_ctx_s {
     void                         *data;       /* of who created it */
     ngx_asana_task_t             *task;       /* under way, or NULL */
     ngx_asana_reason_e            reason;     /* of a refused change */
-    ngx_str_t                    *refused;    /* its key */
+    ngx_asana_task_t             *changed;    /* in the step after it */
     ngx_queue_t                  *asked;      /* what the store owes, or NULL */
     ngx_asana_lookup_t            lookup;
     ngx_asana_secrets_t           secrets;    /* of the last look-up */

@@ -63,11 +63,27 @@ ngx_http_asana_text_row(ngx_http_asana_text_t *out,
 
 
 void
+ngx_http_asana_text_keys(ngx_http_asana_text_t *out,
+    ngx_asana_seal_usage_t *usage)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < usage->n; i++) {
+        ngx_http_asana_text(out, i ? "," : ",\"keys_used\":[");
+        ngx_http_asana_text(out, "{\"id\":\"");
+        ngx_http_asana_text_hex(out, usage->keys[i].id, NGX_ASANA_SEAL_ID_LEN);
+        ngx_http_asana_text(out, "\",\"secrets\":%uL,\"first\":%s}%s",
+                            usage->keys[i].secrets, i ? "false" : "true",
+                            (i == usage->n - 1) ? "]" : "");
+    }
+}
+
+
+void
 ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
     ngx_http_asana_zone_conf_t *azcf, ngx_str_t *key,
     ngx_asana_secrets_t *secrets)
 {
-    u_char                         id[2 * NGX_ASANA_ID_LEN];
     time_t                         now;
     ngx_uint_t                     i;
     const char                    *state;
@@ -89,10 +105,9 @@ ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
                 : now - ngx_asana_secret_seen(s) < azcf->store.limits.inactive
                   ? "active" : "inactive";
 
-        (void) ngx_hex_dump(id, s->id, NGX_ASANA_ID_LEN);
-
-        ngx_http_asana_text(out, "%s{\"id\":\"%*s\",\"state\":\"%s\",",
-                            i ? "," : "", sizeof(id), id, state);
+        ngx_http_asana_text(out, "%s{\"id\":\"", i ? "," : "");
+        ngx_http_asana_text_hex(out, s->id, NGX_ASANA_ID_LEN);
+        ngx_http_asana_text(out, "\",\"state\":\"%s\",", state);
         ngx_http_asana_text_time(out, "created", s->created);
         ngx_http_asana_text_time(out, "verified", s->verified);
         ngx_http_asana_text(out, "\"deliveries\":%ui}", s->deliveries);
@@ -141,6 +156,21 @@ ngx_http_asana_text_json(ngx_http_asana_text_t *out, ngx_str_t *text)
 
     out->size += len;
     b->last += len;
+}
+
+
+void
+ngx_http_asana_text_hex(ngx_http_asana_text_t *out, u_char *p, size_t len)
+{
+    ngx_buf_t  *b;
+
+    b = ngx_http_asana_text_buf(out, 2 * len);
+    if (b == NULL) {
+        return;
+    }
+
+    b->last = ngx_hex_dump(b->last, p, len);
+    out->size += 2 * len;
 }
 
 

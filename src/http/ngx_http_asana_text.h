@@ -34,6 +34,10 @@ void ngx_http_asana_text_word(ngx_http_asana_text_t *out,
 void ngx_http_asana_text_counters(ngx_http_asana_text_t *out,
     ngx_asana_counters_t *counters);
 
+/* Appends a last member that counts secrets by encryption keys, if any. */
+void ngx_http_asana_text_keys(ngx_http_asana_text_t *out,
+    ngx_asana_seal_usage_t *usage);
+
 /* Appends the object of a key and its secrets. */
 void ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
     ngx_http_asana_zone_conf_t *azcf, ngx_str_t *key,
@@ -41,6 +45,10 @@ void ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
 
 /* Appends the content of a JSON string, whatever the bytes are. */
 void ngx_http_asana_text_json(ngx_http_asana_text_t *out, ngx_str_t *text);
+
+/* Appends bytes in hex. */
+void ngx_http_asana_text_hex(ngx_http_asana_text_t *out, u_char *p,
+    size_t len);
 
 /* Appends the text percent-encoded (RFC 3986). */
 void ngx_http_asana_text_escaped(ngx_http_asana_text_t *out, ngx_str_t *text);

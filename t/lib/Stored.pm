@@ -21,7 +21,7 @@ sub pairs {
     return @pairs;
 }
 
-# each key with a list of its secrets
+# each key with a list of its secrets, which may be sealed
 
 sub records {
     my ($state) = @_;
@@ -30,7 +30,7 @@ sub records {
         my ($key, $value) = @{$_};
         my ($version, $rest) = unpack 'C a*', $value;
         my @secrets;
-        while ($version == 2 && length $rest) {
+        while ($version =~ /^[23]$/ && length $rest) {
             my %s;
             my ($gid_len, $len);
             (@s{qw(id serial created verified answered failing code flags)},

@@ -161,8 +161,11 @@ ngx_log_error_core(ngx_uint_t level, ngx_log_t *log, ngx_err_t err,
 u_char *
 ngx_hex_dump(u_char *dst, u_char *src, size_t len)
 {
-    while (len--) {
-        dst += sprintf((char *) dst, "%02x", *src++);
+    static const char  hex[] = "0123456789abcdef";
+
+    for ( /* void */ ; len--; src++) {
+        *dst++ = hex[*src >> 4];
+        *dst++ = hex[*src & 15];
     }
 
     return dst;
