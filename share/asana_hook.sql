@@ -59,6 +59,10 @@ CREATE INDEX IF NOT EXISTS secrets_gid ON asana_hook.secrets (zone, gid)
 CREATE INDEX IF NOT EXISTS secrets_pending ON asana_hook.secrets
     (zone, created) WHERE pending;
 
+-- by the id of the encryption key, for its rotation
+CREATE INDEX IF NOT EXISTS secrets_sealed ON asana_hook.secrets
+    (zone, substring(sealed FROM 2 FOR 4));
+
 -- commits in their order, with the keys that were changed
 CREATE TABLE IF NOT EXISTS asana_hook.journal (
     zone       text     NOT NULL REFERENCES asana_hook.zones,

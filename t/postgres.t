@@ -312,6 +312,59 @@ ok wait_for(sub { $far->ask("handshake /lost first $lost") eq 'HELD' }, 10),
     is $other->ask('find /new 1'), "OK $x:new:", 'encrypts';
 }
 
+# secrets are encrypted anew by another key
+
+{
+    my @zone = (zone => 'rotated', name => 'old');
+    my $old = $pg->driver(@zone);
+    my @secrets = map { secret() } 1 .. 2500;
+    my $added = 0;
+    for my $part (0 .. 4) {
+        my @tags = map {
+            $old->send('put /rot/' . ($_ >> 1) . " $secrets[$_ - 1]")
+        } 500 * $part + 1 .. 500 * $part + 500;
+        $added += grep { $old->wait($_) eq 'ADDED' } @tags;
+    }
+    is $added, 2500, '2,500 secrets';
+    my ($p, $q) = map { secret() } 1, 2;
+    is $old->ask("handshake /p confirm $p"), 'ADDED', 'a pending one';
+    my $third = $pg->driver(@zone, name => 'third',
+        key => $pg->key_file('third', 3));
+    is $third->ask("put /third $q"), 'ADDED', 'one of a third key';
+    my $new = $pg->driver(@zone, name => 'new', key => $pg->key_file('new', 2, 1));
+    my @ids = map { substr sha256_hex(chr($_) x 32), 0, 4 } 1 .. 3;
+    $new->ask('stat');
+    ok wait_for(sub { $new->ask('used')
+        eq "USED $ids[1]=0 $ids[0]=2501 $ids[2]=1" }, 12), 'counted by the key'
+        or diag $new->ask('used');
+    my $known = $new->ask('find /rot/9 0');
+    my $position = $pg->sql(q{SELECT position FROM asana_hook.zones
+        WHERE zone = 'rotated'});
+    is $new->ask('reseal'), 'CHANGED 1000 1502', 'encrypted anew, 1,000 at once';
+    my @two = map { $new->send($_) } 'reseal', "confirm $p 17", 'reseal';
+    my @answers = map { $new->wait($_) } @two;
+    is $answers[1], 'CHANGED', 'a pending one is confirmed meanwhile';
+    1 while $new->ask('reseal') =~ /^CHANGED/;
+    is $new->ask('reseal'), 'HELD 0 1', 'the third key is not there';
+    is $pg->sql(q{SELECT count(*) FROM asana_hook.journal WHERE position > }
+            . $position . q{ AND zone = 'rotated' AND keys <> '{}'
+            AND keys <> ARRAY['/p'::bytea]}), '0',
+        'the journal names nothing that has not changed';
+    is $new->ask('find /rot/9 0'), $known, 'what is in the cache stays';
+    my $only = $pg->driver(@zone, name => 'only', key => $pg->key_file('only', 2));
+    my @finds = map { $only->send("find /rot/$_ 1") } 0 .. 1250;
+    is scalar(grep { $only->wait($_) =~ /^OK/ } @finds), 1251,
+        'all can be read without the old key';
+    is $only->ask('find /p 1'), "OK $p:new:17", 'also the one that was pending';
+    is $only->ask('find /third 1'), 'ERROR', 'but not the third';
+    $pg->sql(q{UPDATE asana_hook.secrets SET sealed =
+        set_byte(sealed, 20, 255 - get_byte(sealed, 20)) WHERE key = '/third'});
+    my $all = $pg->driver(@zone, name => 'all', key => $pg->key_file('all', 2, 3));
+    is $all->ask('reseal'), 'HELD 0 1', 'what was changed is left as it is';
+    like $all->log, qr{of key "/third" was changed}, 'and told';
+    $_->quit for $old, $third, $new, $only, $all;
+}
+
 # what goes back in time empties the cache
 
 {

@@ -6,6 +6,7 @@ use warnings;
 
 use lib 't/lib';
 
+use Digest::SHA qw(sha256_hex);
 use IPC::Open3 qw(open3);
 use JSON::PP qw(decode_json);
 use Test::More;
@@ -436,6 +437,54 @@ SKIP: {
     like $seen, qr/^localhost\/c +$id/m, 'list on a terminal';
     unlike $seen, qr/\e/, 'has no escapes';
 }
+
+# secrets are encrypted anew
+
+runs 1, qr/no encryption_key.* \(409\)$/, 'reseal in clear', @url, 'reseal';
+runs 1, qr/not allowed here.* \(405\)$/, 'reseal without write=on', '--url',
+    "$base/read/", 'reseal';
+runs 3, qr/is not that of the control API/, 'reseal elsewhere', '--url',
+    "$base/text/", 'reseal';
+runs 2, qr/wrong number/, 'reseal KEY', @url, 'reseal', 'localhost/a';
+
+my $sealed = Receiver->new(
+    zone   => 'encryption_key=KEYS',
+    server => 'location /api/ { asana_hook_api hooks write=on; }'
+);
+my @sealed_url = ('--url', "http://127.0.0.1:$sealed->{port}/api/");
+my @key_ids = map { substr sha256_hex(chr($_) x 32), 0, 8 } 1 .. 3;
+
+sub with_keys {
+    $sealed->write_file('keys', join '', map { sprintf('%02x', $_) x 32 . "\n" }
+            @_);
+    chmod 0600, "$sealed->{dir}/keys";
+    $sealed->{zone} = "encryption_key=$sealed->{dir}/keys";
+    return $sealed->conf;
+}
+
+sub put_keys {
+    return grep { $_->{status} == 201 } $sealed->many(map {
+        "PUT /api/hooks?key=k$_ HTTP/1.1\r\nHost: x\r\n"
+            . "X-Hook-Secret: $secret\r\n\r\n"
+    } @_);
+}
+
+$sealed->run(with_keys(1));
+is scalar(put_keys(1 .. 2200)), 2200, '2,200 secrets of the old key';
+ok $sealed->reload(with_keys(2, 1)), 'the new key';
+runs 0, qr/^store\.secrets_by_$key_ids[1] +0\nstore\.secrets_by_$key_ids[0] +2200$/m,
+    'stats', @sealed_url, 'stats';
+is runs(0, qr/./, 'reseal', @sealed_url, 'reseal'),
+    "2200 encrypted by the first key, 0 left by other keys\n", 'all of them';
+is runs(0, qr/./, 'reseal --json', @sealed_url, '--json', 'reseal'),
+    qq({"resealed":0,"left":0}\n), 'none is left';
+ok $sealed->reload(with_keys(3)), 'a key that was forgotten';
+is scalar(put_keys(3000)), 1, 'a secret';
+runs 1, qr/^0 encrypted by the first key, 2200 left by other keys\nasana-hook: 2200 cannot be decrypted, .*add.* keys/,
+    'reseal without the old key', @sealed_url, 'reseal';
+is runs(1, qr/^\{/, 'reseal --json', @sealed_url, '--json', 'reseal')
+    =~ s/^asana-hook.*\n//mr, qq({"resealed":0,"left":2200}\n), 'the same';
+$sealed->end;
 
 is scalar(grep { index($_, $secret) >= 0 || index($_, $other) >= 0 } @printed),
     0, 'nothing that was printed has a secret';

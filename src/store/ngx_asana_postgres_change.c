@@ -35,6 +35,7 @@
 
 
 #include "ngx_asana_postgres_change.h"
+#include "ngx_asana_postgres_reseal.h"
 #include "ngx_asana_rows.h"
 
 #include <openssl/rand.h>
@@ -60,6 +61,7 @@ typedef struct {
     ngx_log_t                 *log;
     ngx_pool_t                *pool;
     ngx_asana_rows_t           rows;
+    ngx_asana_postgres_reseal_t  reseal;
     uint64_t                   position;   /* of the last commit */
     time_t                     now;        /* of the server */
     ngx_uint_t                 creating;   /* on any host */
@@ -168,6 +170,9 @@ ngx_asana_postgres_change_try(ngx_asana_postgres_change_t *ch)
         return NGX_ERROR;
     }
 
+    ngx_asana_postgres_reseal_init(&ch->reseal, ch->conf, ch->batch, ch->pool,
+                                   ch->log);
+
     rc = ngx_asana_postgres_change_begin(ch);
 
     if (rc != NGX_OK) {
@@ -201,7 +206,8 @@ static ngx_int_t
 ngx_asana_postgres_change_begin(ngx_asana_postgres_change_t *ch)
 {
     ngx_int_t         rc;
-    PGresult         *res[4];
+    PGresult         *res[4 + NGX_ASANA_POSTGRES_RESEAL];
+    ngx_uint_t        n;
     ngx_asana_sql_t   sql;
 
     ngx_asana_sql_init(&sql, ch->pool);
@@ -242,7 +248,9 @@ ngx_asana_postgres_change_begin(ngx_asana_postgres_change_t *ch)
         return NGX_ERROR;
     }
 
-    rc = ngx_asana_pq_query(ch->pq, &sql, res, 4, ch->log);
+    n = 4 + ngx_asana_postgres_reseal_select(&ch->reseal, &sql);
+
+    rc = ngx_asana_pq_query(ch->pq, &sql, res, n, ch->log);
 
     if (rc != NGX_OK) {
         return rc;
@@ -264,18 +272,18 @@ ngx_asana_postgres_change_begin(ngx_asana_postgres_change_t *ch)
         goto done;
     }
 
-    rc = ngx_asana_rows_load(&ch->rows, res[3]);
-
-    if (rc != NGX_OK) {
-
+    if (ngx_asana_rows_load(&ch->rows, res[3]) != NGX_OK
+        || ngx_asana_postgres_reseal_load(&ch->reseal, &res[4]) != NGX_OK)
+    {
         /* the transaction goes with the connection */
 
+        rc = NGX_ERROR;
         ngx_asana_pq_close(ch->pq);
     }
 
 done:
 
-    ngx_asana_pq_clear(res, 4);
+    ngx_asana_pq_clear(res, n);
 
     return rc;
 }
@@ -305,7 +313,7 @@ ngx_asana_postgres_change_keys(ngx_asana_postgres_change_t *ch,
     {
         task = ngx_queue_data(q, ngx_asana_task_t, queue);
 
-        if (task->change.type >= NGX_ASANA_CALL) {
+        if (task->change.type >= NGX_ASANA_RESEAL) {
             continue;
         }
 
@@ -373,6 +381,12 @@ ngx_asana_postgres_change_decide(ngx_asana_postgres_change_t *ch,
 {
     ngx_uint_t            i;
     ngx_asana_row_set_t  *set;
+
+    if (task->change.type == NGX_ASANA_RESEAL) {
+        ngx_asana_postgres_reseal_decide(&ch->reseal, task);
+        ch->durable |= (task->outcome == NGX_ASANA_CHANGED);
+        return;
+    }
 
     if (task->change.type >= NGX_ASANA_CALL) {
 
@@ -496,6 +510,12 @@ ngx_asana_postgres_change_commit(ngx_asana_postgres_change_t *ch)
     ngx_asana_sql_t   sql;
 
     ngx_asana_sql_init(&sql, ch->pool);
+
+    /* before the others, which may seal some of these in another state */
+
+    if (ch->reseal.wanted) {
+        ngx_asana_sql_append(&sql, &ch->reseal.sql);
+    }
 
     if (ngx_asana_rows_store(&ch->rows, &sql) != NGX_OK) {
         return ngx_asana_pq_fail(ch->pq, "OpenSSL, or memory, failed here",

@@ -20,7 +20,7 @@ static ngx_int_t ngx_asana_postgres_look_journal(
 static ngx_int_t ngx_asana_postgres_look_keys(ngx_asana_postgres_look_t *look,
     char *text, uint64_t position);
 static void ngx_asana_postgres_look_count(ngx_asana_postgres_look_t *look,
-    PGresult *res);
+    PGresult **res);
 
 
 ngx_int_t
@@ -111,7 +111,7 @@ static ngx_int_t
 ngx_asana_postgres_look_once(ngx_asana_pq_t *pq,
     ngx_asana_postgres_look_t *look)
 {
-    PGresult         *res[6];
+    PGresult         *res[7];
     ngx_int_t         rc;
     ngx_uint_t        i, n;
     ngx_asana_sql_t   sql;
@@ -120,7 +120,7 @@ ngx_asana_postgres_look_once(ngx_asana_pq_t *pq,
     ngx_asana_postgres_look_sql(look, &sql);
 
     n = 2 + (look->poll && look->from) + (look->rows.sets.nelts != 0)
-        + (look->limit != 0) + look->count;
+        + (look->limit != 0) + 2 * look->count;
 
     rc = ngx_asana_pq_query(pq, &sql, res, n, look->rows.log);
 
@@ -164,7 +164,7 @@ ngx_asana_postgres_look_once(ngx_asana_pq_t *pq,
     }
 
     if (look->count && rc == NGX_OK) {
-        ngx_asana_postgres_look_count(look, res[i]);
+        ngx_asana_postgres_look_count(look, &res[i]);
     }
 
     ngx_asana_pq_clear(res, n);
@@ -219,7 +219,12 @@ ngx_asana_postgres_look_sql(ngx_asana_postgres_look_t *look,
                                "pg_total_relation_size('asana_hook.secrets')"
                                " FROM asana_hook.secrets WHERE zone=");
         ngx_asana_sql_add_name(sql, zone);
-        ngx_asana_sql_add(sql, ";");
+        ngx_asana_sql_add(sql, ";SELECT encode(substring(sealed FROM 2 FOR 4),"
+                               "'hex'),count(*) FROM asana_hook.secrets"
+                               " WHERE zone=");
+        ngx_asana_sql_add_name(sql, zone);
+        ngx_asana_sql_add(sql, " GROUP BY 1 ORDER BY 2 DESC LIMIT %d;",
+                          NGX_ASANA_SEAL_USED);
     }
 
     ngx_asana_sql_add(sql, "COMMIT;");
@@ -298,10 +303,24 @@ ngx_asana_postgres_look_keys(ngx_asana_postgres_look_t *look, char *text,
 
 
 static void
-ngx_asana_postgres_look_count(ngx_asana_postgres_look_t *look, PGresult *res)
+ngx_asana_postgres_look_count(ngx_asana_postgres_look_t *look, PGresult **res)
 {
-    look->stat.keys = ngx_asana_sql_number(res, 0, 0);
-    look->stat.secrets = ngx_asana_sql_number(res, 0, 1);
-    look->stat.pending = ngx_asana_sql_number(res, 0, 2);
-    look->stat.used = ngx_asana_sql_number(res, 0, 3);
+    int     row;
+    u_char  id[NGX_ASANA_SEAL_ID_LEN];
+
+    look->stat.keys = ngx_asana_sql_number(res[0], 0, 0);
+    look->stat.secrets = ngx_asana_sql_number(res[0], 0, 1);
+    look->stat.pending = ngx_asana_sql_number(res[0], 0, 2);
+    look->stat.used = ngx_asana_sql_number(res[0], 0, 3);
+
+    ngx_asana_seal_usage(look->rows.conf->seal, &look->stat.usage);
+
+    for (row = 0; row < PQntuples(res[1]); row++) {
+        if (ngx_asana_sql_bytes(res[1], row, 0, id, sizeof(id))
+            == sizeof(id))
+        {
+            ngx_asana_seal_count(&look->stat.usage, id,
+                                 ngx_asana_sql_number(res[1], row, 1));
+        }
+    }
 }

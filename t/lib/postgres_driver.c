@@ -19,7 +19,7 @@
  *     TAG confirm SECRET GID
  *     TAG find KEY FRESH
  *     TAG seal KEY PENDING SECRET         unseal KEY PENDING HEX
- *     TAG stat | entries | quit
+ *     TAG stat | used | entries | reseal | quit
  */
 
 
@@ -283,7 +283,13 @@ driver_handler(ngx_asana_task_t *task, ngx_asana_outcome_e outcome)
         "FAILED", "FULL", "REFUSED", "ABSENT", "HELD", "CHANGED", "ADDED"
     };
 
-    printf("t%d %s\n", (int) (uintptr_t) task->data, outcomes[outcome]);
+    printf("t%d %s", (int) (uintptr_t) task->data, outcomes[outcome]);
+
+    if (task->change.type == NGX_ASANA_RESEAL) {
+        printf(" %d %d", (int) task->resealed, (int) task->left);
+    }
+
+    printf("\n");
 }
 
 
@@ -429,13 +435,13 @@ driver_command(char *line)
     ngx_asana_zone_usage_t   usage;
 
     static const char       *types[] = {
-        "handshake", "put", "confirm", "revoke", "note"
+        "handshake", "put", "confirm", "revoke", "note", "reseal"
     };
 
     tag = driver_word(&line);
     word = driver_word(&line);
 
-    for (i = 0; i < 5; i++) {
+    for (i = 0; i < 6; i++) {
         if (strcmp(word, types[i]) == 0) {
             driver_change(tag, i, line);
             return;
@@ -456,6 +462,18 @@ driver_command(char *line)
         printf("%s %d %d %d %d %d\n", tag, (int) stat.readable,
                (int) stat.writable, (int) stat.keys, (int) stat.secrets,
                (int) stat.pending);
+
+    } else if (strcmp(word, "used") == 0) {
+        (void) ngx_asana_zone_stat(driver_zone, &stat);
+        printf("%s USED", tag);
+
+        for (i = 0; i < stat.usage.n; i++) {
+            printf(" %02x%02x=%d", stat.usage.keys[i].id[0],
+                   stat.usage.keys[i].id[1],
+                   (int) stat.usage.keys[i].secrets);
+        }
+
+        printf("\n");
 
     } else if (strcmp(word, "entries") == 0) {
         ngx_asana_zone_usage(driver_zone, &usage);
