@@ -78,6 +78,18 @@ for my $value ('poll=1s', 'timeout=2s', 'stale=1h') {
     bad "$value with a directory", "$p \"$name=\" has no use.*a directory",
         "$zone $value;";
 }
+$t->write_file('keys', '01' x 32 . "\n");
+chmod 0600, "$t->{dir}/keys";
+good 'a directory that is encrypted', "$zone encryption_key=$t->{dir}/keys;";
+bad 'a key file that is not there', '"encryption_key" file ".*" cannot be opened',
+    "$zone encryption_key=$t->{dir}/nosuch;";
+$t->write_file('short', '01' x 31 . "\n");
+chmod 0600, "$t->{dir}/short";
+bad 'a short key', '"encryption_key" file ".*" is not usable at line 1',
+    "$zone encryption_key=$t->{dir}/short;";
+chmod 0644, "$t->{dir}/keys";
+bad 'a key file that others can read', 'its owner alone may read.*chmod 600',
+    "$zone encryption_key=$t->{dir}/keys;";
 SKIP: {
     skip 'the module is inside', 4 if $ENV{ASANA_HOOK_STATIC};
     for my $uri ('postgresql://a@b/c', 'postgres://b/c?x=y') {

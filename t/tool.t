@@ -443,7 +443,7 @@ SKIP: {
 runs 1, qr/no encryption_key.* \(409\)$/, 'reseal in clear', @url, 'reseal';
 runs 1, qr/not allowed here.* \(405\)$/, 'reseal without write=on', '--url',
     "$base/read/", 'reseal';
-runs 3, qr/is not that of the control API/, 'reseal elsewhere', '--url',
+runs 3, qr/there is no control API/, 'reseal elsewhere', '--url',
     "$base/text/", 'reseal';
 runs 2, qr/wrong number/, 'reseal KEY', @url, 'reseal', 'localhost/a';
 
