@@ -363,6 +363,9 @@ $t->end;
 for my $name ('a"b', 'a\\b', "a\nb", 'z' x 230) {
     $t = Receiver->new(
         server => 'location /api { asana_hook_api "NAME" write=on; }');
+    $t->write_file('keys', join '', map { $_ x 64 . "\n" } 1, 2);
+    chmod 0600, "$t->{dir}/keys";
+    $t->{zone} = "encryption_key=$t->{dir}/keys";
     my $quoted = $name;
     $quoted =~ s/(["\\])/\\$1/g;
     $quoted =~ s/\n/\\n/g;
@@ -376,6 +379,8 @@ for my $name ('a"b', 'a\\b', "a\nb", 'z' x 230) {
     my @lines = split /\n/, $t->call('GET', '/api/metrics')->{body};
     is scalar(grep { !/^#|build_info/ && !/zone="\Q$quoted\E"/ } @lines), 0,
         'in all labels';
+    is scalar(grep {/^asana_hook_store_secrets\{zone=".*",key_id="[0-9a-f]{8}"} 0$/}
+            @lines), 2, 'encryption keys';
     promtool('an odd name');
     $t->end;
 }
