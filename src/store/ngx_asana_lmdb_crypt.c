@@ -18,8 +18,8 @@ static int ngx_asana_lmdb_crypt_anew(ngx_asana_lmdb_records_t *recs,
 
 /*
  * The database is emptied and written anew while the state before is read by a
- * transaction of its own: a value that is replaced in its place can leave some
- * of its bytes on a page that is still used.
+ * transaction of its own: a page that is split keeps bytes of old values in its
+ * gap, and would hold them in clear as long as it is used.
  */
 
 int
