@@ -31,6 +31,7 @@ ngx_asana_lmdb_crypt_convert(ngx_asana_lmdb_records_t *recs)
     ngx_asana_lmdb_records_t  old;
 
     old = *recs;
+    cursor = NULL;
 
     err = mdb_txn_begin(mdb_txn_env(recs->txn), NULL, MDB_RDONLY, &old.txn);
     if (err) {
