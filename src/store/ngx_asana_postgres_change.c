@@ -228,10 +228,8 @@ ngx_asana_postgres_change_begin(ngx_asana_postgres_change_t *ch)
     ngx_asana_sql_add(&sql,
                       "SELECT set_config('synchronous_commit','on',true)"
                       " WHERE current_setting('synchronous_commit')"
-                      " NOT IN ('on','remote_apply');");
-
-    ngx_asana_sql_add(&sql, "SELECT position FROM asana_hook.zones WHERE zone="
-                      );
+                      " NOT IN ('on','remote_apply');"
+                      "SELECT position FROM asana_hook.zones WHERE zone=");
     ngx_asana_sql_add_name(&sql, &ch->conf->zone);
     ngx_asana_sql_add(&sql, " FOR UPDATE;");
 
