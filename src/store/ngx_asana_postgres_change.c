@@ -414,7 +414,10 @@ ngx_asana_postgres_change_decide(ngx_asana_postgres_change_t *ch,
 }
 
 
-/* one task may concern several keys: it fails if one of them does */
+/*
+ * One task may concern several keys.  The application hears of one that
+ * failed, or else of one that refuses the secret.
+ */
 
 static void
 ngx_asana_postgres_change_decide_set(ngx_asana_postgres_change_t *ch,
@@ -452,11 +455,18 @@ ngx_asana_postgres_change_decide_set(ngx_asana_postgres_change_t *ch,
         ch->durable = 1;
     }
 
-    if (task->change.type == NGX_ASANA_CONFIRM
-        && (task->outcome == NGX_ASANA_FAILED
-            || (outcome != NGX_ASANA_FAILED && outcome < task->outcome)))
-    {
-        return;
+    if (task->change.type == NGX_ASANA_CONFIRM) {
+
+        if (task->outcome <= ngx_min(outcome, NGX_ASANA_REFUSED)
+            || (outcome > NGX_ASANA_REFUSED && outcome <= task->outcome))
+        {
+            return;
+        }
+
+        if (outcome == NGX_ASANA_REFUSED) {
+            task->key.len = set->key.len;
+            ngx_memcpy(task->buf, set->key.data, set->key.len);
+        }
     }
 
     task->outcome = outcome;
