@@ -43,7 +43,8 @@ sub hosts {
             fleet    => $uri,
             zone     => "encryption_key=$pg->{dir}/key $zone",
             workers  => 2,
-            http     => 'map $arg_p $enroll { "" first; default $arg_p; }',
+            http     => 'map $arg_p $enroll { "" first; default $arg_p; }
+                keepalive_timeout 1h;',
             location => 'asana_hook_enroll $enroll;
                 asana_hook_heartbeat answer;
                 add_header X-Word $asana_hook_status always;',

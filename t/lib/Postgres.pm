@@ -7,6 +7,10 @@ package Postgres;
 #                                              stopped => 1: without a server
 #     my $a  = $pg->driver(name => 'a');       a host of its own
 #     is $a->ask('find /key 1'), 'DECLINED', 'no secret';
+#     my $other = $pg->standby;                each commit waits for it, until
+#     $pg->kill9;                              it is the primary
+#     $other->promote;
+#     $pg->follow($other);                     and the other way around
 
 use strict;
 use warnings;
@@ -122,6 +126,67 @@ sub stop {
 # As after a crash of the machine: nothing is told to anybody.
 
 sub crash { return $_[0]->stop('QUIT') }
+
+# It and all of its processes at once.
+
+sub kill9 {
+    my ($self) = @_;
+    my @pids = ($self->{server}, $self->children);
+    kill 'KILL', @pids;
+    waitpid delete $self->{server}, 0;
+    wait_for(sub { Receiver::gone(@pids) });
+    return $self;
+}
+
+# A streaming standby that commits wait for.
+
+sub standby {
+    my ($self) = @_;
+    my $other = bless {
+        dir  => tempdir('asana-hook-pg-XXXXXX', TMPDIR => 1),
+        port => port(),
+        pid  => $$,
+        user => $self->{user}
+    }, ref $self;
+    chmod 0755, $other->{dir};
+    mkdir "$other->{dir}/pg";
+    chown @{$self->{user}}, "$other->{dir}/pg";
+    return $other->follow($self);
+}
+
+# Begins anew as a copy of the other one.
+
+sub follow {
+    my ($self, $primary) = @_;
+    my $dir = "$self->{dir}/pg";
+    remove_tree("$dir/data");
+    $self->as('pg_basebackup', '-D', "$dir/data", '-R', '-d',
+        "host=127.0.0.1 port=$primary->{port} user=postgres",
+        qw(-X stream -c fast --no-sync)) == 0
+        or die "pg_basebackup failed: $self->{dir}/log\n";
+    $self->append('postgresql.conf', <<"CONF");
+port = $self->{port}
+unix_socket_directories = '$dir'
+wal_retrieve_retry_interval = 100ms
+synchronous_standby_names = ''
+CONF
+    $self->start;
+    $primary->append('postgresql.conf', "synchronous_standby_names = '*'\n");
+    $primary->sql('SELECT pg_reload_conf()');
+    $primary->synchronous or die "no synchronous standby: $self->{dir}/log\n";
+    return $self;
+}
+
+sub synchronous {
+    my ($self) = @_;
+    return wait_for(sub { $self->sql(q{SELECT count(*) FROM pg_stat_replication
+        WHERE sync_state = 'sync'}, 'postgres', 1) eq '1' });
+}
+
+sub promote {
+    my ($self) = @_;
+    return $self->sql('SELECT pg_promote()', 'postgres') eq 't';
+}
 
 sub children {
     my ($self) = @_;
