@@ -403,6 +403,10 @@ ngx_asana_postgres_start(ngx_asana_postgres_t *pg)
 
     pg->busy = 1;
     pg->started = ngx_current_msec;
+
+    /* a worker that exits waits for timers, not for threads */
+
+    ngx_add_timer(&pg->pace, pg->conf->timeout + NGX_ASANA_POSTGRES_HASTE);
 }
 
 
@@ -430,12 +434,10 @@ ngx_asana_postgres_prepare(ngx_asana_postgres_t *pg)
         ngx_queue_insert_tail(&pg->listed, q);
     }
 
-    for (n = 0; n < NGX_ASANA_POSTGRES_KEYS; n++) {
-
-        if (ngx_queue_empty(&pg->waiting)) {
-            break;
-        }
-
+    for (n = 0;
+         n < NGX_ASANA_POSTGRES_KEYS && !ngx_queue_empty(&pg->waiting);
+         n++)
+    {
         q = ngx_queue_head(&pg->waiting);
         lookup = ngx_queue_data(q, ngx_asana_lookup_t, queue);
 
@@ -468,6 +470,10 @@ ngx_asana_postgres_done(void *data)
     ngx_queue_t         *q;
     ngx_asana_lookup_t  *lookup;
 
+    if (pg->pace.timer_set) {
+        ngx_del_timer(&pg->pace);
+    }
+
     if (pg->look.poll) {
 
         if (pg->look.rc == NGX_OK && pg->look.count) {
@@ -496,13 +502,7 @@ ngx_asana_postgres_done(void *data)
     ngx_asana_postgres_look_wipe(&pg->look);
     pg->busy = 0;
 
-    if (!ngx_queue_empty(&pg->waiting) || !ngx_queue_empty(&pg->listings)) {
-        ngx_asana_postgres_start(pg);
-
-        if (!pg->busy && !pg->pace.timer_set) {
-            ngx_asana_postgres_fail(pg);
-        }
-    }
+    ngx_asana_postgres_pace_handler(&pg->pace);
 }
 
 
