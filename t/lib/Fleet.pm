@@ -44,7 +44,7 @@ sub hosts {
             zone     => "encryption_key=$pg->{dir}/key $zone",
             workers  => 2,
             http     => 'map $arg_p $enroll { "" first; default $arg_p; }
-                keepalive_timeout 1h;',
+                keepalive_timeout 1h; keepalive_requests 1000000;',
             location => 'asana_hook_enroll $enroll;
                 asana_hook_heartbeat answer;
                 add_header X-Word $asana_hook_status always;',
