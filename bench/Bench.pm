@@ -90,6 +90,10 @@ sub conf {
     my $so = $side->{module} || '';
     $so = getcwd() . '/build/ngx_http_asana_hook_module.so' if $so eq '1';
     my $load = $so ? "load_module $so;" : '';
+    if ($side->{state}) {
+        (my $other = $so) =~ s/hook_module/hook_postgres_module/;
+        $load .= "\nload_module $other;";
+    }
     my $temp = join '',
         map {"    ${_}_temp_path %d/tmp-$_;\n"}
         qw(client_body proxy fastcgi uwsgi scgi);
@@ -193,7 +197,7 @@ sub side {
     return \%side;
 }
 
-# A side with the module, as a plain one but for its lines.
+# A side with the module, as a plain one but for its lines; "state" is a URI.
 
 sub hook_side {
     my ($name, %side) = @_;
@@ -203,7 +207,8 @@ sub hook_side {
         $name,
         module => 1,
         %side,
-        http => "asana_hook_zone $key zone=hooks:$zone state=%d/state "
+        http => "asana_hook_zone $key zone=hooks:$zone "
+            . 'state=' . ($side{state} || '%d/state') . ' '
             . ($side{parameters} || '') . ';' . ($side{http} || ''),
         location => 'asana_hook hooks; asana_hook_enroll open;'
             . ($side{location} || '')
