@@ -274,6 +274,28 @@ ok wait_for(sub { $far->ask("handshake /lost first $lost") eq 'HELD' }, 10),
     waitpid $pid, 0;
 }
 
+# to count the secrets can take longer than "timeout", which ends no poll for good
+
+{
+    my $failed = () = $first->log =~ /PostgreSQL failed/g;
+    my $pid = fork;
+    if (!$pid) {
+        $pg->sql('BEGIN; LOCK TABLE asana_hook.secrets; SELECT pg_sleep(7)',
+            undef, 1);
+        POSIX::_exit(0);
+    }
+    my $end = time + 6;
+    my $stat;
+    while (time < $end) {
+        $stat = $first->ask('stat');
+        sleep 0.1;
+    }
+    like $stat, qr/^1 /, 'the journal is read while secrets cannot be counted';
+    is ((() = $first->log =~ /PostgreSQL failed/g) - $failed, 1,
+        'a poll fails once for it');
+    waitpid $pid, 0;
+}
+
 # the tables, written to by somebody who has no key
 
 {

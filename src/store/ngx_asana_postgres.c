@@ -24,6 +24,9 @@
 /* milliseconds between queries of a worker: 20 a second */
 #define NGX_ASANA_POSTGRES_PACE   50
 
+/* secrets are counted for one part in so many of the time */
+#define NGX_ASANA_POSTGRES_COUNT  100
+
 /* keys of one query */
 #define NGX_ASANA_POSTGRES_KEYS   256
 
@@ -52,6 +55,7 @@ typedef struct {
 
     ngx_asana_stat_t            stat;
     ngx_uint_t                  count;      /* stat is to be asked for */
+    ngx_msec_t                  counting;   /* not before */
 } ngx_asana_postgres_t;
 
 
@@ -72,6 +76,8 @@ static ngx_int_t ngx_asana_postgres_list(void *backend,
 static ngx_int_t ngx_asana_postgres_stat(void *backend,
     ngx_asana_stat_t *stat, ngx_log_t *log);
 
+static ngx_int_t ngx_asana_postgres_wait(ngx_asana_postgres_t *pg,
+    ngx_queue_t *queue, ngx_queue_t *q);
 static void ngx_asana_postgres_start(ngx_asana_postgres_t *pg);
 static ngx_int_t ngx_asana_postgres_prepare(ngx_asana_postgres_t *pg);
 static void ngx_asana_postgres_job(void *data);
@@ -242,7 +248,15 @@ ngx_asana_postgres_find(void *backend, ngx_asana_lookup_t *lookup,
         return NGX_ERROR;
     }
 
-    ngx_queue_insert_tail(&pg->waiting, &lookup->queue);
+    return ngx_asana_postgres_wait(pg, &pg->waiting, &lookup->queue);
+}
+
+
+static ngx_int_t
+ngx_asana_postgres_wait(ngx_asana_postgres_t *pg, ngx_queue_t *queue,
+    ngx_queue_t *q)
+{
+    ngx_queue_insert_tail(queue, q);
 
     if (!pg->busy && !pg->pace.timer_set) {
         ngx_asana_postgres_start(pg);
@@ -251,7 +265,7 @@ ngx_asana_postgres_find(void *backend, ngx_asana_lookup_t *lookup,
 
             /* there is no thread, and nobody else waits */
 
-            ngx_queue_remove(&lookup->queue);
+            ngx_queue_remove(q);
             return NGX_ERROR;
         }
     }
@@ -311,18 +325,7 @@ ngx_asana_postgres_list(void *backend, ngx_asana_listing_t *listing,
         return NGX_ERROR;
     }
 
-    ngx_queue_insert_tail(&pg->listings, &listing->queue);
-
-    if (!pg->busy && !pg->pace.timer_set) {
-        ngx_asana_postgres_start(pg);
-
-        if (!pg->busy && !pg->pace.timer_set) {
-            ngx_queue_remove(&listing->queue);
-            return NGX_ERROR;
-        }
-    }
-
-    return NGX_AGAIN;
+    return ngx_asana_postgres_wait(pg, &pg->listings, &listing->queue);
 }
 
 
@@ -420,7 +423,8 @@ ngx_asana_postgres_prepare(ngx_asana_postgres_t *pg)
 
     ngx_asana_journal_look(&pg->journal, &pg->look);
 
-    pg->look.count = pg->count && pg->look.poll;
+    pg->look.count = pg->count && pg->look.poll
+                     && (ngx_msec_int_t) (ngx_current_msec - pg->counting) >= 0;
 
     if (!ngx_queue_empty(&pg->listings)) {
         q = ngx_queue_head(&pg->listings);
@@ -475,6 +479,14 @@ ngx_asana_postgres_done(void *data)
     }
 
     if (pg->look.poll) {
+
+        /* where there are many this takes long, or all of "timeout" */
+
+        if (pg->look.count) {
+            pg->counting = ngx_current_msec
+                           + NGX_ASANA_POSTGRES_COUNT
+                             * (ngx_current_msec - pg->started);
+        }
 
         if (pg->look.rc == NGX_OK && pg->look.count) {
             pg->stat = pg->look.stat;
@@ -541,15 +553,11 @@ ngx_asana_postgres_answer(ngx_asana_postgres_t *pg, ngx_asana_lookup_t *lookup)
 }
 
 
-/* a key whose secrets cannot be read was told of, and is left out */
-
 static void
 ngx_asana_postgres_answer_page(ngx_asana_postgres_t *pg)
 {
-    ngx_uint_t            i;
     ngx_queue_t          *q;
     ngx_asana_listing_t  *listing;
-    ngx_asana_row_set_t  *set;
 
     if (ngx_queue_empty(&pg->listed)) {
         return;
@@ -559,16 +567,7 @@ ngx_asana_postgres_answer_page(ngx_asana_postgres_t *pg)
     ngx_queue_remove(q);
 
     listing = ngx_queue_data(q, ngx_asana_listing_t, queue);
-    listing->rc = pg->look.rc;
-
-    set = pg->look.page.sets.elts;
-
-    for (i = 0; listing->rc == NGX_OK && i < pg->look.page.sets.nelts; i++) {
-        if (set[i].rc == NGX_OK) {
-            listing->rc = listing->visit(listing, &set[i].key,
-                                         &set[i].secrets);
-        }
-    }
+    listing->rc = ngx_asana_postgres_look_visit(&pg->look, listing);
 
     listing->complete(listing);
 }

@@ -324,3 +324,24 @@ ngx_asana_postgres_look_count(ngx_asana_postgres_look_t *look, PGresult **res)
         }
     }
 }
+
+
+ngx_int_t
+ngx_asana_postgres_look_visit(ngx_asana_postgres_look_t *look,
+    ngx_asana_listing_t *listing)
+{
+    ngx_int_t             rc;
+    ngx_uint_t            i;
+    ngx_asana_row_set_t  *set;
+
+    rc = look->rc;
+    set = look->page.sets.elts;
+
+    for (i = 0; rc == NGX_OK && i < look->page.sets.nelts; i++) {
+        if (set[i].rc == NGX_OK) {
+            rc = listing->visit(listing, &set[i].key, &set[i].secrets);
+        }
+    }
+
+    return rc;
+}

@@ -58,5 +58,12 @@ void ngx_asana_postgres_look_wipe(ngx_asana_postgres_look_t *look);
 void ngx_asana_postgres_look(ngx_asana_pq_t *pq,
     ngx_asana_postgres_look_t *look);
 
+/*
+ * Visits what was answered for a page, as list() of a backend does.  A key
+ * whose secrets cannot be read was told of, and is left out.
+ */
+ngx_int_t ngx_asana_postgres_look_visit(ngx_asana_postgres_look_t *look,
+    ngx_asana_listing_t *listing);
+
 
 #endif /* _NGX_ASANA_POSTGRES_LOOK_H_INCLUDED_ */
