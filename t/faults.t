@@ -255,7 +255,7 @@ sub version {
 }
 
 $t->stop;
-is version('00000002', '00000003'), 0, 'a store of a newer version';
+is version('00000002', '00000004'), 0, 'a store of a newer version';
 my $content = qx(mdb_dump -a $state);
 my $before  = identity();
 $t->start;
@@ -281,7 +281,7 @@ like news(), qr/\[crit\].*store\ "\Q$state\E"\ cannot\ be\ used:
     'and the log says why';
 is qx(mdb_dump -a $state), $content, 'nor is it changed';
 is identity(), $before, 'nor are its files';
-is version('00000003', '00000002'), 0, 'the old version';
+is version('00000004', '00000002'), 0, 'the old version';
 works('newer version', '/new');
 
 # records that no version writes, one of them loaded after the other

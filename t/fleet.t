@@ -226,8 +226,8 @@ sub engine {
     my $text = $one->call('GET', '/api/metrics')->{body};
     is_deeply [sort $text =~ /^# TYPE asana_hook_(store_\w+)/mg],
         [map {"store_$_"} qw(commit_seconds conflicts_total contact_seconds
-            failures_total lookup_seconds lookups_total readable stale_seconds
-            used_bytes writable)], 'the metrics of an engine';
+            failures_total lookup_seconds lookups_total readable secrets
+            stale_seconds used_bytes writable)], 'the metrics of an engine';
 SKIP: {
         skip 'no promtool (Debian: prometheus)', 1
             if !grep { -x "$_/promtool" } split /:/, $ENV{PATH};

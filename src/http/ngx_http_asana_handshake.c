@@ -51,6 +51,13 @@ ngx_http_asana_handshake(ngx_http_asana_ctx_t *ctx, ngx_http_asana_header_t *h)
 
     ctx->secret = h->secret;
 
+    if (!ngx_asana_zone_exact(ctx->azcf->zone)) {
+
+        /* the store is asked in any case */
+
+        return ngx_http_asana_handshake_looked(ctx, NGX_DECLINED);
+    }
+
     return ngx_http_asana_request_find(ctx, ngx_http_asana_handshake_looked);
 }
 

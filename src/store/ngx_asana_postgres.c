@@ -21,7 +21,7 @@
 #include <pthread.h>
 
 
-/* milliseconds between queries of a worker: 20 a second */
+/* milliseconds between queries, and after what was refused: 20 a second */
 #define NGX_ASANA_POSTGRES_PACE   50
 
 /* secrets are counted for one part in so many of the time */
@@ -39,7 +39,8 @@ typedef struct {
 
     ngx_asana_pq_t             *writer;     /* of the store's thread */
     pthread_mutex_t             mutex;      /* for it */
-    uint64_t                    position;   /* of its last commit */
+    uint64_t                    position;   /* of its last commit, or 0 */
+    ngx_msec_t                  changed;    /* that was tried last */
 
     ngx_asana_pq_t             *reader;
     ngx_asana_thread_t         *thread;
@@ -120,7 +121,6 @@ ngx_asana_postgres_create(ngx_asana_backend_conf_t *conf, ngx_log_t *log)
     (void) pthread_mutex_init(&pg->mutex, NULL);
 
     pg->conf = conf;
-    pg->stat.writable = 1;
 
     ngx_asana_journal_init(&pg->journal, conf);
 
@@ -287,10 +287,18 @@ ngx_asana_postgres_change_handler(void *backend, ngx_queue_t *batch,
 {
     ngx_asana_postgres_t *pg = backend;
 
-    pg->position = 0;
+    ngx_msec_int_t  left;
 
     if (ngx_queue_empty(batch)) {
         return;
+    }
+
+    /* a flood of what is refused does not hold the lock all the time */
+
+    left = pg->changed + NGX_ASANA_POSTGRES_PACE - ngx_asana_pq_now();
+
+    if (pg->position == 0 && left > 0) {
+        ngx_msleep(left);
     }
 
     pthread_mutex_lock(&pg->mutex);
@@ -299,6 +307,7 @@ ngx_asana_postgres_change_handler(void *backend, ngx_queue_t *batch,
                               ngx_asana_journal_contact(&pg->journal));
 
     pg->position = ngx_asana_postgres_change(pg->writer, pg->conf, batch, log);
+    pg->changed = ngx_asana_pq_now();
 
     pthread_mutex_unlock(&pg->mutex);
 }
