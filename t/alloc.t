@@ -40,13 +40,7 @@ sub probe {
 }
 
 sub descriptors {
-    # the time of a delivery is written in a thread, which is not waited for
-
-my $noting = 'ngx_calloc|ngx_slab_alloc_locked|mdb_.*|pthread_create|pipe|read'
-    . '|ngx_(get_connection|nonblocking|handle_read_event)'
-    . '|access|f?stat64|(open|fcntl|posix_fallocate)64';
-
-my ($worker) = $t->workers;
+    my ($worker) = $t->workers;
     return scalar(my @fd = glob "/proc/$worker/fd/*");
 }
 
@@ -93,7 +87,7 @@ my $key;
 
 # the time of a delivery is written in a thread, which is not waited for
 
-my $noting = 'ngx_calloc|ngx_slab_alloc_locked|mdb_.*|pthread_create|pipe|read'
+my $noting = 'ngx_c?alloc|ngx_slab_alloc_locked|mdb_.*|pthread_create|pipe|read'
     . '|ngx_(get_connection|nonblocking|handle_read_event)'
     . '|access|f?stat64|(open|fcntl|posix_fallocate)64';
 

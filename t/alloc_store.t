@@ -31,6 +31,9 @@ my $t = Receiver->new(
 );
 $t->{server} =~ s/APP/$t->{app_port}/g;
 $t->{http} =~ s/DIR/$t->{dir}/;
+$t->write_file('key', "@{['0123456789abcdef' x 4]}\n");
+chmod 0600, "$t->{dir}/key" or die $!;
+$t->{zone} .= " encryption_key=$t->{dir}/key";
 my $wrap = Wrap->new($t);
 $t->app->run;
 

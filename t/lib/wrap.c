@@ -27,6 +27,7 @@
 
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
+#include <openssl/rand.h>
 
 #include <poll.h>
 #include <pthread.h>
@@ -477,6 +478,30 @@ WRAP(int, EVP_MAC_update, (EVP_MAC_CTX *ctx, const unsigned char *data,
      size_t n), (ctx, data, n), 0)
 WRAP(int, EVP_MAC_final, (EVP_MAC_CTX *ctx, unsigned char *out, size_t *outl,
      size_t outsize), (ctx, out, outl, outsize), 0)
+WRAP(EVP_CIPHER *, EVP_CIPHER_fetch, (OSSL_LIB_CTX *lib, const char *name,
+     const char *properties), (lib, name, properties), NULL)
+KEEP(void, EVP_CIPHER_free, (EVP_CIPHER *cipher), (cipher))
+WRAP(EVP_CIPHER_CTX *, EVP_CIPHER_CTX_new, (void), (), NULL)
+KEEP(void, EVP_CIPHER_CTX_free, (EVP_CIPHER_CTX *ctx), (ctx))
+WRAP(int, EVP_CIPHER_CTX_ctrl, (EVP_CIPHER_CTX *ctx, int type, int arg,
+     void *p), (ctx, type, arg, p), 0)
+WRAP(int, EVP_CipherUpdate, (EVP_CIPHER_CTX *ctx, unsigned char *out, int *n,
+     const unsigned char *in, int size), (ctx, out, n, in, size), 0)
+WRAP(int, EVP_EncryptInit_ex, (EVP_CIPHER_CTX *ctx, const EVP_CIPHER *cipher,
+     ENGINE *e, const unsigned char *key, const unsigned char *iv),
+     (ctx, cipher, e, key, iv), 0)
+WRAP(int, EVP_EncryptUpdate, (EVP_CIPHER_CTX *ctx, unsigned char *out, int *n,
+     const unsigned char *in, int size), (ctx, out, n, in, size), 0)
+WRAP(int, EVP_EncryptFinal_ex, (EVP_CIPHER_CTX *ctx, unsigned char *out,
+     int *n), (ctx, out, n), 0)
+WRAP(int, EVP_DecryptInit_ex, (EVP_CIPHER_CTX *ctx, const EVP_CIPHER *cipher,
+     ENGINE *e, const unsigned char *key, const unsigned char *iv),
+     (ctx, cipher, e, key, iv), 0)
+WRAP(int, EVP_DecryptUpdate, (EVP_CIPHER_CTX *ctx, unsigned char *out, int *n,
+     const unsigned char *in, int size), (ctx, out, n, in, size), 0)
+WRAP(int, EVP_DecryptFinal_ex, (EVP_CIPHER_CTX *ctx, unsigned char *out,
+     int *n), (ctx, out, n), 0)
+WRAP(int, RAND_bytes, (unsigned char *buf, int n), (buf, n), 0)
 KEEP(int, CRYPTO_memcmp, (const void *a, const void *b, size_t n), (a, b, n))
 
 
@@ -523,6 +548,7 @@ WRAP(int, mdb_reader_check, (MDB_env *env, int *dead), (env, dead),
      wrap_err(EIO))
 KEEP(void, mdb_env_close, (MDB_env *env), (env))
 KEEP(void, mdb_txn_reset, (MDB_txn *txn), (txn))
+KEEP(MDB_env *, mdb_txn_env, (MDB_txn *txn), (txn))
 KEEP(size_t, mdb_txn_id, (MDB_txn *txn), (txn))
 KEEP(char *, mdb_strerror, (int err), (err))
 
