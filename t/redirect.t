@@ -8,7 +8,7 @@ use lib 't/lib';
 
 use Test::More;
 
-use Receiver qw(port);
+use Receiver qw(wait_for port);
 
 my $secret = 'a-secret-of-printable-text-0123456789';
 my $body   = '{"events":[{"action":"changed"}]}';
@@ -67,8 +67,12 @@ sub outcome {
     my %before = map { split /=/ } split / /, counts();
     $t->words;
     my $r = $send->();
-    my ($word) = $t->words;
-    my ($key) = $t->{lines}[0] =~ /\[\w*-?\] \[(\S*)\] /;
+    my $line;
+    wait_for(sub {
+        $t->words;
+        return ($line) = grep { !m{^\S+ /api} } @{$t->{lines}};
+    });
+    my ($word, $key) = $line =~ /\[(\w*-?)\] \[(\S*)\] /;
     my %after = map { split /=/ } split / /, counts();
     $t->words;
     my @more = map {"$_+" . ($after{$_} - ($before{$_} || 0))}

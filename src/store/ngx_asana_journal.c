@@ -13,6 +13,7 @@
  *     AHEAD    the same, before it begins to forget, and of own commits
  *     CONTACT  when the journal was read with success
  *     EPOCH    the version; a new one each time that the journal has a gap
+ *     HEARD    when anybody has succeeded with anything
  *
  * An entry that was read at the position of a change, or later, is kept.  A
  * look-up that was read before AHEAD may have brought back what the zone had
@@ -42,7 +43,8 @@ typedef enum {
     NGX_ASANA_JOURNAL_KNOWN,
     NGX_ASANA_JOURNAL_AHEAD,
     NGX_ASANA_JOURNAL_CONTACT,
-    NGX_ASANA_JOURNAL_EPOCH
+    NGX_ASANA_JOURNAL_EPOCH,
+    NGX_ASANA_JOURNAL_HEARD
 } ngx_asana_journal_word_e;
 
 
@@ -89,6 +91,13 @@ ngx_msec_t
 ngx_asana_journal_contact(ngx_asana_journal_t *journal)
 {
     return journal->shared[NGX_ASANA_JOURNAL_CONTACT];
+}
+
+
+ngx_msec_t
+ngx_asana_journal_heard(ngx_asana_journal_t *journal)
+{
+    return journal->shared[NGX_ASANA_JOURNAL_HEARD];
 }
 
 
@@ -180,6 +189,7 @@ ngx_asana_journal_read(ngx_asana_journal_t *journal,
     }
 
     shared[NGX_ASANA_JOURNAL_CONTACT] = look->started;
+    shared[NGX_ASANA_JOURNAL_HEARD] = look->started;
     shared[NGX_ASANA_JOURNAL_CLAIM] = look->started;
 }
 
@@ -212,6 +222,10 @@ ngx_asana_journal_committed(ngx_asana_journal_t *journal, uint64_t position)
 {
     uint64_t       ahead;
     ngx_atomic_t  *word;
+
+    if (position) {
+        journal->shared[NGX_ASANA_JOURNAL_HEARD] = ngx_current_msec;
+    }
 
     word = &journal->shared[NGX_ASANA_JOURNAL_AHEAD];
 

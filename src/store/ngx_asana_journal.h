@@ -36,6 +36,9 @@ ngx_uint_t ngx_asana_journal_alive(ngx_asana_journal_t *journal);
 /* When any worker has read it with success. */
 ngx_msec_t ngx_asana_journal_contact(ngx_asana_journal_t *journal);
 
+/* When any worker has read it, or committed something. */
+ngx_msec_t ngx_asana_journal_heard(ngx_asana_journal_t *journal);
+
 /* Milliseconds until it is to be read again. */
 ngx_msec_t ngx_asana_journal_due(ngx_asana_journal_t *journal);
 

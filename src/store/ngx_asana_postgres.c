@@ -241,7 +241,7 @@ ngx_asana_postgres_find(void *backend, ngx_asana_lookup_t *lookup,
     /* nothing waits for attempts to connect again, if nobody has succeeded */
 
     if (!ngx_asana_pq_heard(pg->reader,
-                            ngx_asana_journal_contact(&pg->journal))
+                            ngx_asana_journal_heard(&pg->journal))
         && (ngx_asana_pq_down(pg->reader)
             || (pg->busy && ngx_asana_pq_failed(pg->reader))))
     {
@@ -304,7 +304,7 @@ ngx_asana_postgres_change_handler(void *backend, ngx_queue_t *batch,
     pthread_mutex_lock(&pg->mutex);
 
     (void) ngx_asana_pq_heard(pg->writer,
-                              ngx_asana_journal_contact(&pg->journal));
+                              ngx_asana_journal_heard(&pg->journal));
 
     pg->position = ngx_asana_postgres_change(pg->writer, pg->conf, batch, log);
     pg->changed = ngx_asana_pq_now();
