@@ -212,13 +212,8 @@ ngx_asana_postgres_free(ngx_asana_postgres_t *pg)
         (void) ngx_asana_thread_end(pg->thread, 0);
     }
 
-    if (pg->writer) {
-        ngx_asana_pq_destroy(pg->writer);
-    }
-
-    if (pg->reader) {
-        ngx_asana_pq_destroy(pg->reader);
-    }
+    ngx_asana_pq_destroy(pg->writer);
+    ngx_asana_pq_destroy(pg->reader);
 
     (void) pthread_mutex_destroy(&pg->mutex);
 
@@ -552,26 +547,8 @@ static void
 ngx_asana_postgres_answer(ngx_asana_postgres_t *pg, ngx_asana_lookup_t *lookup)
 {
     ngx_asana_row_set_t  *set;
-    ngx_asana_secrets_t  *secrets;
 
-    lookup->rc = NGX_ERROR;
-    lookup->version = pg->look.version;
-    lookup->position = pg->look.read;
-
-    secrets = lookup->secrets;
-    set = ngx_asana_rows_find(&pg->look.rows, &lookup->key);
-
-    if (pg->look.rc == NGX_OK && set && set->rc == NGX_OK) {
-        lookup->rc = ngx_asana_secrets_reserve(secrets, secrets->size
-                                               + set->secrets.size);
-    }
-
-    if (lookup->rc == NGX_OK && set->secrets.size) {
-        ngx_memcpy(secrets->start + secrets->size, set->secrets.start,
-                   set->secrets.size);
-        secrets->size += set->secrets.size;
-        secrets->n += set->secrets.n;
-    }
+    set = ngx_asana_postgres_look_answer(&pg->look, lookup);
 
     lookup->complete(lookup);
 
