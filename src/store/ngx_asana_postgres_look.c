@@ -128,7 +128,7 @@ ngx_asana_postgres_look_once(ngx_asana_pq_t *pq,
         return rc;
     }
 
-    if (ngx_asana_sql_number(res[0], 0, 0)) {
+    if (PQntuples(res[0]) != 1 || ngx_asana_sql_number(res[0], 0, 0)) {
 
         /* what it has is what was, a while ago */
 
@@ -241,7 +241,8 @@ ngx_asana_postgres_look_journal(ngx_asana_postgres_look_t *look,
 
     n = PQntuples(res);
 
-    if (n == 0 || (uint64_t) ngx_asana_sql_number(res, 0, 0) != look->from) {
+    if (n == 0 || PQnfields(res) != 2
+        || (uint64_t) ngx_asana_sql_number(res, 0, 0) != look->from) {
         look->gap = 1;
         return NGX_OK;
     }
@@ -271,12 +272,13 @@ ngx_asana_postgres_look_keys(ngx_asana_postgres_look_t *look, char *text,
     uint64_t position)
 {
     u_char                        *p;
-    size_t                         i, len;
+    size_t                         i, len, digits;
     ngx_asana_postgres_changed_t  *changed;
 
-    for ( /* void */ ; *text; text += 2 * len + (text[2 * len] == ' ')) {
+    for ( /* void */ ; *text; text += digits + (text[digits] == ' ')) {
 
-        len = strcspn(text, " ") / 2;
+        digits = strcspn(text, " ");
+        len = digits / 2;
 
         changed = ngx_array_push(&look->changed);
         if (changed == NULL) {

@@ -432,7 +432,7 @@ ngx_asana_pq_collect(ngx_asana_pq_t *pq, PGresult **results, ngx_uint_t n)
     char        *text;
     PGresult    *res;
     ngx_int_t    rc;
-    ngx_uint_t   i;
+    ngx_uint_t   copy, i;
 
     i = 0;
     rc = NGX_OK;
@@ -449,11 +449,22 @@ ngx_asana_pq_collect(ngx_asana_pq_t *pq, PGresult **results, ngx_uint_t n)
             break;
         }
 
+        copy = 0;
+
         switch (PQresultStatus(res)) {
+
+        case PGRES_COPY_IN:
+        case PGRES_COPY_OUT:
+        case PGRES_COPY_BOTH:
+            ngx_asana_pq_error(pq, "its answer was a copy");
+            copy = 1;
+            break;
 
         case PGRES_TUPLES_OK:
 
-            if (i < n) {
+            /* one without columns answers nothing */
+
+            if (i < n && PQnfields(res)) {
                 results[i++] = res;
                 continue;
             }
@@ -478,7 +489,9 @@ ngx_asana_pq_collect(ngx_asana_pq_t *pq, PGresult **results, ngx_uint_t n)
 
         PQclear(res);
 
-        if (PQstatus(pq->conn) == CONNECTION_BAD) {
+        /* a copy, which nobody has asked for, has no last result */
+
+        if (PQstatus(pq->conn) == CONNECTION_BAD || copy) {
             return NGX_ERROR;
         }
     }

@@ -119,7 +119,11 @@ ngx_asana_sql_add_name(ngx_asana_sql_t *sql, ngx_str_t *name)
 int64_t
 ngx_asana_sql_number(PGresult *res, int row, int column)
 {
-    return strtoll(PQgetvalue(res, row, column), NULL, 10);
+    char  *text;
+
+    text = PQgetvalue(res, row, column);
+
+    return text ? strtoll(text, NULL, 10) : 0;
 }
 
 
