@@ -318,6 +318,16 @@ ok wait_for(sub { $far->ask("handshake /lost first $lost") eq 'HELD' }, 10),
     }
     like $first->log, qr{a secret of key "/race/51" was changed}, 'it is told';
 
+    # what cannot be read is not encrypted anew, whatever its time says
+    $pg->sql(q{INSERT INTO asana_hook.secrets SELECT 'hooks', '/future', id,
+        false, 9999999999, 0, 0, 0, 0, '', decode('01', 'hex')
+        FROM (VALUES ('12345678'::bytea), ('87654321')) v(id)});
+    $first->ask('revoke /future 12345678 id');
+    is $pg->sql(q{SELECT string_agg(encode(id, 'escape') || length(sealed), ' ')
+        FROM asana_hook.secrets WHERE key = '/future'}), '876543211',
+        'one of two that cannot be read is revoked, and the other one stays';
+    is $first->ask('find /future 1'), 'ERROR', 'and is not believed';
+
     my $x = secret();
     $first->ask("handshake /made confirm $x");
     $set->('pending = false', '/made');

@@ -396,6 +396,13 @@ ngx_asana_rows_insert(ngx_asana_rows_t *rows, ngx_asana_sql_t *sql,
     ngx_uint_t           i;
     ngx_asana_secret_t  *s;
 
+    if (set->rc != NGX_OK) {
+
+        /* only revoked; what stands for the unreadable is no secret */
+
+        return n;
+    }
+
     s = ngx_asana_secrets_first(&set->secrets);
 
     for (i = 0; i < set->secrets.n; i++) {

@@ -15,7 +15,7 @@
  * "t" with a number:
  *
  *     TAG handshake KEY POLICY SECRET     put KEY SECRET
- *     TAG revoke KEY [SECRET]             note KEY SECRET
+ *     TAG revoke KEY [SECRET | ID id]     note KEY SECRET
  *     TAG confirm SECRET GID
  *     TAG find KEY FRESH
  *     TAG seal KEY PENDING SECRET         unseal KEY PENDING HEX
@@ -266,6 +266,10 @@ driver_change(char *tag, ngx_asana_change_e type, char *line)
 
     check(ngx_asana_hmac_id((u_char *) secret, strlen(secret),
                             task->change.id) == NGX_OK);
+
+    if (strcmp(gid, "id") == 0) {
+        memcpy(task->change.id, secret, NGX_ASANA_ID_LEN);
+    }
 
     task->handler = driver_handler;
     task->data = (void *) (uintptr_t) atoi(tag + 1);
