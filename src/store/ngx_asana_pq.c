@@ -429,10 +429,10 @@ ngx_asana_pq_ready(ngx_asana_pq_t *pq)
 static ngx_int_t
 ngx_asana_pq_collect(ngx_asana_pq_t *pq, PGresult **results, ngx_uint_t n)
 {
-    char        *text;
     PGresult    *res;
     ngx_int_t    rc;
-    ngx_uint_t   copy, i;
+    ngx_uint_t   i;
+    const char  *text;
 
     i = 0;
     rc = NGX_OK;
@@ -449,20 +449,11 @@ ngx_asana_pq_collect(ngx_asana_pq_t *pq, PGresult **results, ngx_uint_t n)
             break;
         }
 
-        copy = 0;
+        text = "";
 
         switch (PQresultStatus(res)) {
 
-        case PGRES_COPY_IN:
-        case PGRES_COPY_OUT:
-        case PGRES_COPY_BOTH:
-            ngx_asana_pq_error(pq, "its answer was a copy");
-            copy = 1;
-            break;
-
         case PGRES_TUPLES_OK:
-
-            /* one without columns answers nothing */
 
             if (i < n && PQnfields(res)) {
                 results[i++] = res;
@@ -477,21 +468,21 @@ ngx_asana_pq_collect(ngx_asana_pq_t *pq, PGresult **results, ngx_uint_t n)
         default:
             rc = NGX_ERROR;
 
-            text = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
-            ngx_asana_pq_error(pq, text ? text : PQerrorMessage(pq->conn));
-
             text = PQresultErrorField(res, PG_DIAG_SQLSTATE);
 
             (void) ngx_cpystrn((u_char *) pq->state,
                                (u_char *) (text ? text : ""),
                                sizeof(pq->state));
+
+            text = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
+            ngx_asana_pq_error(pq, text ? text : PQerrorMessage(pq->conn));
         }
 
         PQclear(res);
 
-        /* a copy, which nobody has asked for, has no last result */
+        /* it is gone, or has begun a copy, which has no last result */
 
-        if (PQstatus(pq->conn) == CONNECTION_BAD || copy) {
+        if (text == NULL) {
             return NGX_ERROR;
         }
     }
