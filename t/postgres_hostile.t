@@ -164,6 +164,26 @@ hostile('a key of half a byte', 'DECLINED', 'ADDED',
     {journal => rows(2, [1 << 20, q{}], [(1 << 20) + 1, '6162 636'])});
 hostile('a journal of one column', 'DECLINED', 'ADDED',
     {journal => rows(1, [1 << 20], [1 << 20])});
+# one that says that it can be written, and cannot: it is told, and the next
+# server is tried
+
+{
+    my $error = message('E', "SERROR\0C25006\0Mcannot execute it\0\0");
+    my $d = $pg->driver(
+        name    => 'two',
+        timeout => 500,
+        uri     => sprintf
+            'postgresql://asana_hook@127.0.0.1:%d,127.0.0.1:%d/hooks?sslmode=disable',
+            server({position => $error}), server({})
+    );
+    my $handshake = 'handshake /a first plain-secret-0123456789';
+    is $d->ask($handshake), 'FAILED', 'read-only after all: a handshake';
+    ok wait_for(sub { $d->ask($handshake) eq 'ADDED' }, 5),
+        'the other server is found';
+    like $d->log, qr/PostgreSQL failed: "cannot execute it"/, 'and it is told';
+    $d->quit;
+}
+
 hostile('no schema', 'ERROR', 'FAILED', {schema => rows(0, [])});
 
 $pg->end;

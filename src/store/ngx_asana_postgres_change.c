@@ -111,7 +111,7 @@ ngx_asana_postgres_change(ngx_asana_pq_t *pq, ngx_asana_backend_conf_t *conf,
 
     rc = ngx_asana_pq_begin(pq, log);
 
-    for (tries = 0; rc == NGX_OK && tries < 3; tries++) {
+    for (tries = 0; rc == NGX_OK; tries++) {
 
         ch.durable = 0;
         ch.position = 0;
@@ -123,7 +123,6 @@ ngx_asana_postgres_change(ngx_asana_pq_t *pq, ngx_asana_backend_conf_t *conf,
         }
 
         rc = ngx_asana_postgres_change_try(&ch);
-
         ngx_asana_rows_wipe(&ch.rows);
         ngx_destroy_pool(ch.pool);
 
@@ -133,10 +132,11 @@ ngx_asana_postgres_change(ngx_asana_pq_t *pq, ngx_asana_backend_conf_t *conf,
 
         /* nothing was decided yet */
 
-        rc = ngx_asana_pq_again(pq, log);
+        rc = (tries < 2) ? ngx_asana_pq_again(pq, log)
+                         : ngx_asana_pq_fail(pq, NULL, log);
     }
 
-    if (rc == NGX_OK && tries < 3) {
+    if (rc == NGX_OK) {
         return ch.durable ? ch.position : 0;
     }
 

@@ -87,7 +87,7 @@ ngx_asana_postgres_look(ngx_asana_pq_t *pq, ngx_asana_postgres_look_t *look)
     rc = ngx_asana_pq_begin(pq, log);
     look->started = ngx_asana_pq_now();
 
-    for (tries = 0; rc == NGX_OK && tries < 3; tries++) {
+    for (tries = 0; rc == NGX_OK; tries++) {
 
         rc = ngx_asana_postgres_look_once(pq, look);
 
@@ -97,7 +97,8 @@ ngx_asana_postgres_look(ngx_asana_pq_t *pq, ngx_asana_postgres_look_t *look)
         }
 
         if (rc == NGX_AGAIN) {
-            rc = ngx_asana_pq_again(pq, log);
+            rc = (tries < 2) ? ngx_asana_pq_again(pq, log)
+                             : ngx_asana_pq_fail(pq, NULL, log);
         }
     }
 
