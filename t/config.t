@@ -97,6 +97,30 @@ SKIP: {
             "asana_hook_zone \$uri zone=a:1m state=$uri;";
     }
 }
+for my $p2 ('state=relative', 'state=postgresql://b/c', 'pending=2m', 'zone=b:1m') {
+    my ($name) = $p2 =~ /^(\w+=)/;
+    bad "$name twice", "duplicate \"$p \"$name\"",
+        "asana_hook_zone \$uri zone=a:1m pending=1m state=$t->{dir}/s $p2;";
+}
+SKIP: {
+    my $fleet = do { local $t->{fleet} = 1; $t->globals };
+    my ($second) = $fleet =~ /load_module (\S+postgres\S+);/;
+    skip 'no libpq, or the module is inside', 15 if !$second || !-f $second;
+    chmod 0600, "$t->{dir}/keys";
+    my $first = $start;
+    $start = $fleet;
+    for (
+        'a:plain-1@b/c', 'b/c?password=plain-1', 'b/c?p%61ssword=plain-1',
+        'b/c?sslkey=k&sslpassword=plain-1', ':plain-1@/c'
+    ) {
+        my ($code, $text) = $t->test_config(conf("asana_hook_zone \$uri zone=a:1m"
+            . " encryption_key=$t->{dir}/keys state=postgresql://$_;"));
+        is $code, 1, 'a password in the URI is refused';
+        like $text, qr/\[emerg\].*must not have a password/, 'and says so';
+        unlike $text, qr/plain-1/, 'but not the password';
+    }
+    $start = $first;
+}
 bad 'a size of what is somewhere else', "$p \"max_size=\" has no use.*Postgre",
     'asana_hook_zone $uri zone=a:1m max_size=1m state=postgresql://b/c;';
 bad 'the zone twice', 'asana_hook_zone.*"hooks" twice',

@@ -295,6 +295,7 @@ ngx_http_asana_define_parameter(ngx_conf_t *cf,
     ngx_http_asana_zone_conf_t *azcf, ngx_str_t *value, ssize_t *size)
 {
     ngx_str_t                       s;
+    ngx_uint_t                      bit;
     ngx_http_asana_define_param_t  *param;
 
     for (param = ngx_http_asana_define_params; param->name.len; param++) {
@@ -309,7 +310,16 @@ ngx_http_asana_define_parameter(ngx_conf_t *cf,
     s.data = value->data + param->name.len;
     s.len = value->len - param->name.len;
 
-    azcf->given |= 1 << (param - ngx_http_asana_define_params);
+    bit = 1 << (param - ngx_http_asana_define_params);
+
+    if (param->name.len && (azcf->given & bit)) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "duplicate \"asana_hook_zone\" parameter \"%V\"",
+                           &param->name);
+        return NGX_ERROR;
+    }
+
+    azcf->given |= bit;
 
     switch (param->type) {
 

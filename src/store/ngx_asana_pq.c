@@ -83,7 +83,7 @@ ngx_asana_pq_check(ngx_asana_backend_conf_t *conf)
     reason = NULL;
 
     for (o = options; o->keyword; o++) {
-        if (o->val && ngx_strcmp(o->keyword, "password") == 0) {
+        if (o->val && *o->dispchar == '*') {
             reason = "it must not have a password; put that into a file that "
                      "\"passfile=\" names";
         }
