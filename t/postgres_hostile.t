@@ -184,6 +184,22 @@ hostile('a journal of one column', 'DECLINED', 'ADDED',
     $d->quit;
 }
 
+# names that are not resolved for long
+
+{
+    my $d = $pg->driver(name => 'names', timeout => 500,
+        uri => 'postgresql://asana_hook@slow.invalid/hooks');
+    my $start = time;
+    is $d->ask('find /a 1'), 'ERROR', 'a name server is silent: a look-up';
+    cmp_ok time - $start, '<', 2, 'does not wait for it';
+    is $d->ask('find /a 1'), 'ERROR', 'nor the next one';
+    cmp_ok time - $start, '<', 2.5, 'at all';
+    ok wait_for(sub { $d->log =~ /PostgreSQL failed: .*slow\.invalid/ }, 8),
+        'it is told';
+    is $d->ask('find /a 1'), 'ERROR', 'and all goes on';
+    $d->quit;
+}
+
 hostile('no schema', 'ERROR', 'FAILED', {schema => rows(0, [])});
 
 $pg->end;

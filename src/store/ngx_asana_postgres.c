@@ -46,6 +46,7 @@ typedef struct {
     ngx_asana_thread_t         *thread;
     ngx_asana_postgres_look_t   look;       /* the thread's while busy */
     ngx_uint_t                  busy;
+    ngx_uint_t                  overdue;    /* 1: busy for too long */
     ngx_queue_t                 waiting;
     ngx_queue_t                 asked;      /* in this query */
     ngx_queue_t                 listings;
@@ -87,6 +88,7 @@ static void ngx_asana_postgres_answer(ngx_asana_postgres_t *pg,
     ngx_asana_lookup_t *lookup);
 static void ngx_asana_postgres_answer_page(ngx_asana_postgres_t *pg);
 static void ngx_asana_postgres_fail(ngx_asana_postgres_t *pg);
+static void ngx_asana_postgres_move(ngx_queue_t *to, ngx_queue_t *from);
 static void ngx_asana_postgres_pace_handler(ngx_event_t *ev);
 static void ngx_asana_postgres_poll_handler(ngx_event_t *ev);
 
@@ -256,6 +258,10 @@ static ngx_int_t
 ngx_asana_postgres_wait(ngx_asana_postgres_t *pg, ngx_queue_t *queue,
     ngx_queue_t *q)
 {
+    if (pg->overdue) {
+        return NGX_ERROR;
+    }
+
     ngx_queue_insert_tail(queue, q);
 
     if (!pg->busy && !pg->pace.timer_set) {
@@ -399,17 +405,6 @@ ngx_asana_postgres_start(ngx_asana_postgres_t *pg)
         || ngx_asana_thread_run(pg->thread) != NGX_OK)
     {
         ngx_asana_postgres_look_wipe(&pg->look);
-
-        if (!ngx_queue_empty(&pg->asked)) {
-            ngx_queue_add(&pg->waiting, &pg->asked);
-            ngx_queue_init(&pg->asked);
-        }
-
-        if (!ngx_queue_empty(&pg->listed)) {
-            ngx_queue_add(&pg->listings, &pg->listed);
-            ngx_queue_init(&pg->listed);
-        }
-
         return;
     }
 
@@ -531,25 +526,15 @@ static void
 ngx_asana_postgres_answer(ngx_asana_postgres_t *pg, ngx_asana_lookup_t *lookup)
 {
     ngx_asana_row_set_t  *set;
-    ngx_asana_secrets_t  *secrets;
 
     lookup->rc = NGX_ERROR;
     lookup->version = pg->look.version;
     lookup->position = pg->look.read;
 
-    secrets = lookup->secrets;
     set = ngx_asana_rows_find(&pg->look.rows, &lookup->key);
 
     if (pg->look.rc == NGX_OK && set && set->rc == NGX_OK) {
-        lookup->rc = ngx_asana_secrets_reserve(secrets, secrets->size
-                                               + set->secrets.size);
-    }
-
-    if (lookup->rc == NGX_OK && set->secrets.size) {
-        ngx_memcpy(secrets->start + secrets->size, set->secrets.start,
-                   set->secrets.size);
-        secrets->size += set->secrets.size;
-        secrets->n += set->secrets.n;
+        lookup->rc = ngx_asana_secrets_append(lookup->secrets, &set->secrets);
     }
 
     lookup->complete(lookup);
@@ -589,8 +574,10 @@ ngx_asana_postgres_fail(ngx_asana_postgres_t *pg)
     ngx_asana_lookup_t   *lookup;
     ngx_asana_listing_t  *listing;
 
-    while (!ngx_queue_empty(&pg->listings)) {
-        q = ngx_queue_head(&pg->listings);
+    ngx_asana_postgres_move(&pg->listed, &pg->listings);
+
+    while (!ngx_queue_empty(&pg->listed)) {
+        q = ngx_queue_head(&pg->listed);
         ngx_queue_remove(q);
 
         listing = ngx_queue_data(q, ngx_asana_listing_t, queue);
@@ -598,13 +585,9 @@ ngx_asana_postgres_fail(ngx_asana_postgres_t *pg)
         listing->complete(listing);
     }
 
-    if (ngx_queue_empty(&pg->waiting)) {
-        return;
-    }
-
     ngx_queue_init(&all);
-    ngx_queue_add(&all, &pg->waiting);
-    ngx_queue_init(&pg->waiting);
+    ngx_asana_postgres_move(&all, &pg->asked);
+    ngx_asana_postgres_move(&all, &pg->waiting);
 
     while (!ngx_queue_empty(&all)) {
         q = ngx_queue_head(&all);
@@ -618,13 +601,27 @@ ngx_asana_postgres_fail(ngx_asana_postgres_t *pg)
 
 
 static void
+ngx_asana_postgres_move(ngx_queue_t *to, ngx_queue_t *from)
+{
+    if (!ngx_queue_empty(from)) {
+        ngx_queue_add(to, from);
+        ngx_queue_init(from);
+    }
+}
+
+
+static void
 ngx_asana_postgres_pace_handler(ngx_event_t *ev)
 {
     ngx_asana_postgres_t *pg = ev->data;
 
+    /* names are resolved without a limit of time */
+
+    pg->overdue = pg->busy;
+
     ngx_asana_postgres_start(pg);
 
-    if (!pg->busy && !pg->pace.timer_set) {
+    if (!pg->pace.timer_set) {
         ngx_asana_postgres_fail(pg);
     }
 }

@@ -29,6 +29,8 @@
 #include "ngx_asana_seal.h"
 
 #include <ngx_event.h>
+#include <dlfcn.h>
+#include <netdb.h>
 #include <poll.h>
 #include <sys/mman.h>
 
@@ -109,6 +111,28 @@ ngx_int_t
 ngx_handle_read_event(ngx_event_t *rev, ngx_uint_t flags)
 {
     return NGX_OK;
+}
+
+
+/* libpq's: a resolver that is silent for long */
+
+int
+getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
+    struct addrinfo **res)
+{
+    static int  (*next)(const char *, const char *, const struct addrinfo *,
+                        struct addrinfo **);
+
+    if (node && strcmp(node, "slow.invalid") == 0) {
+        sleep(4);
+        return EAI_AGAIN;
+    }
+
+    if (next == NULL) {
+        *(void **) &next = dlsym(RTLD_NEXT, "getaddrinfo");
+    }
+
+    return next(node, service, hints, res);
 }
 
 
