@@ -16,6 +16,7 @@ use strict;
 use warnings;
 
 use Cwd qw(getcwd);
+use Fcntl qw(LOCK_EX);
 use File::Path qw(remove_tree);
 use File::Temp qw(tempdir);
 use IO::Handle;
@@ -250,6 +251,12 @@ my $driver;
 
 sub build {
     return $driver if $driver;
+
+    # files of tests run side by side
+    mkdir 'build/postgres';
+    open my $lock, '>', 'build/postgres/lock' or die "lock: $!\n";
+    flock $lock, LOCK_EX or die "lock: $!\n";
+
     my ($tree) = grep { -f "$_/objs/ngx_auto_config.h" }
         map {"build/$_/nginx"} qw(module asan static);
     die "no nginx is configured: run make\n" if !$tree;
@@ -274,7 +281,6 @@ sub build {
     my $newest = (sort { $a <=> $b } map { (stat)[9] } @src,
         glob 'src/*.h src/store/*.h')[-1];
     return $driver = $file if -x $file && (stat _)[9] > $newest;
-    mkdir 'build/postgres';
     my $out = qx($cc -g -O1 -D_GNU_SOURCE -DNGX_DEBUG_PALLOC=1 -Wall -Wextra \\
         -Werror -Wno-unused-parameter $sanitize -ffunction-sections \\
         -fdata-sections -Wl,--gc-sections -Isrc -Isrc/store $incs \\
