@@ -258,6 +258,11 @@ ok wait_for(sub { $far->ask("handshake /lost first $lost") eq 'HELD' }, 10),
 
 {
     wait_for(sub { $_->ask('stat') =~ /^1 1/ }, 12) for @hosts;
+
+    # a contact of before is no connection of now
+
+    ok wait_for(sub { $second->ask('find /race/30 1') =~ /^OK/ }, 12),
+        'look-ups are answered';
     my $pid = fork;
     if (!$pid) {
         $pg->sql(q{BEGIN; SET idle_in_transaction_session_timeout = 3000;
