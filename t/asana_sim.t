@@ -1005,7 +1005,8 @@ sub test_state_errors {
     }
     like($error->("$DIR/no/state"), qr{\Aasana-sim: cannot write \S+: No such},
         'no directory');
-    like($error->($DIR), qr/\Aasana-sim: cannot (?:read|write) \S+: Is a dir/,
+    mkdir "$DIR/dir" or die "mkdir: $!\n";
+    like($error->("$DIR/dir"), qr/\Aasana-sim: cannot (?:read|write) \S+: Is a dir/,
         'a directory');
 
     spew($file, encode_json({ %state, webhooks => [{ %hook, queue =>
@@ -1371,8 +1372,10 @@ sub run {
         open STDERR, '>', "$DIR/run.err" or POSIX::_exit(99);
         exec $^X, $SIM, @options or POSIX::_exit(99);
     }
+    push @children, $pid;
     waitpid $pid, 0;
     my $exit = $? & 127 ? "signal $?" : $? >> 8;
+    pop @children;
     return ($exit, slurp("$DIR/run.out"), slurp("$DIR/run.err"));
 }
 
