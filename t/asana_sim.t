@@ -798,6 +798,15 @@ sub test_list {
     is_deeply($got, { %fresh, last_status => 200,
         last_attempt_at => $got->{last_attempt_at} }, 'and no longer');
 
+    set_mode('listed', { status => 502 });
+    sim($main, POST => "webhooks/$gid/deliver");
+    set_mode('listed', {});
+    sim($main, POST => "webhooks/$gid/deliver");
+    $got = $listed->();
+    is($got->{failing_since}, undef, 'a success ends failing');
+    ok(defined $got->{next_retry_at}, 'but not the retry of another delivery');
+    api($main, DELETE => "$HOOKS/$gid");
+
     ($gid) = map { $_->{json}{data}{gid} } create($main, 'listed2');
     set_mode('listed2', { delay => 3 });
     sim($main, POST => "webhooks/$gid/deliver");
