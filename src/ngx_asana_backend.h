@@ -9,6 +9,7 @@
 
 
 #include "ngx_asana_counters.h"
+#include "ngx_asana_lookup.h"
 #include "ngx_asana_seal.h"
 #include "ngx_asana_task.h"
 

@@ -8,7 +8,7 @@
 #define _NGX_ASANA_CACHE_H_INCLUDED_
 
 
-#include "ngx_asana_task.h"
+#include "ngx_asana_lookup.h"
 
 
 /*

@@ -33,6 +33,7 @@ static ngx_asana_outcome_e ngx_asana_policy_put(ngx_asana_policy_t *d);
 static ngx_asana_outcome_e ngx_asana_policy_confirm(ngx_asana_policy_t *d);
 static ngx_asana_outcome_e ngx_asana_policy_revoke(ngx_asana_policy_t *d);
 static ngx_asana_outcome_e ngx_asana_policy_note(ngx_asana_policy_t *d);
+static ngx_asana_outcome_e ngx_asana_policy_forget(ngx_asana_policy_t *d);
 static ngx_asana_outcome_e ngx_asana_policy_activate(ngx_asana_policy_t *d);
 static ngx_asana_outcome_e ngx_asana_policy_accept(ngx_asana_policy_t *d,
     u_char pending);
@@ -119,6 +120,9 @@ ngx_asana_policy_apply(ngx_asana_policy_t *d)
 
     case NGX_ASANA_NOTE:
         return ngx_asana_policy_note(d);
+
+    case NGX_ASANA_FORGET:
+        return ngx_asana_policy_forget(d);
 
     default:
         break;
@@ -291,8 +295,7 @@ ngx_asana_policy_confirm(ngx_asana_policy_t *d)
     s = d->held;
 
     if (change->gid_len == 0
-        || (change->gid_len == s->gid_len
-            && ngx_memcmp(change->gid, s->gid, s->gid_len) == 0))
+        || ngx_asana_secret_has_gid(s, change->gid, change->gid_len))
     {
         return outcome;
     }
@@ -353,6 +356,31 @@ ngx_asana_policy_note(ngx_asana_policy_t *d)
     s->serial = 0;
 
     return NGX_ASANA_CHANGED;
+}
+
+
+static ngx_asana_outcome_e
+ngx_asana_policy_forget(ngx_asana_policy_t *d)
+{
+    ngx_uint_t           i, n;
+    ngx_asana_secret_t  *s;
+
+    n = d->secrets->n;
+    s = ngx_asana_secrets_first(d->secrets);
+
+    for (i = 0; i < n; i++) {
+
+        if (d->change->gid_len
+            && ngx_asana_secret_has_gid(s, d->change->gid, d->change->gid_len))
+        {
+            ngx_asana_secrets_remove(d->secrets, s);
+
+        } else {
+            s = ngx_asana_secret_next(s);
+        }
+    }
+
+    return (d->secrets->n < n) ? NGX_ASANA_CHANGED : NGX_ASANA_ABSENT;
 }
 
 

@@ -12,22 +12,11 @@
 #include "ngx_asana_secrets.h"
 
 
-/* what a store is asked for: to change something, or to look a key up */
-
-typedef struct ngx_asana_task_s     ngx_asana_task_t;
-typedef struct ngx_asana_lookup_s   ngx_asana_lookup_t;
-typedef struct ngx_asana_listing_s  ngx_asana_listing_t;
+typedef struct ngx_asana_task_s  ngx_asana_task_t;
 
 /* called once, in the main thread; the task is read only */
 typedef void (*ngx_asana_task_pt)(ngx_asana_task_t *task,
     ngx_asana_outcome_e outcome);
-
-typedef void (*ngx_asana_lookup_pt)(ngx_asana_lookup_t *lookup);
-typedef void (*ngx_asana_listing_pt)(ngx_asana_listing_t *listing);
-
-/* NGX_OK: go on, NGX_DONE: enough */
-typedef ngx_int_t (*ngx_asana_visit_pt)(ngx_asana_listing_t *listing,
-    ngx_str_t *key, ngx_asana_secrets_t *secrets);
 
 
 /* secrets that one RESEAL encrypts anew at most */
@@ -45,45 +34,11 @@ struct ngx_asana_task_s {
     void                   *data;
     void                   *owner;      /* conf->data of the store */
     ngx_msec_t              deadline;
+    ngx_uint_t              changes;    /* keys that CONFIRM, FORGET changed */
     ngx_uint_t              resealed;   /* RESEAL: secrets */
     uint64_t                left;       /* those of other keys */
-    ngx_str_t               key;        /* empty for CONFIRM, RESEAL */
+    ngx_str_t               key;        /* of CONFIRM, FORGET see below */
     u_char                  buf[NGX_ASANA_MAX_KEY];
-};
-
-
-/* a look-up; it lies in the caller's memory until it is done or cancelled */
-
-struct ngx_asana_lookup_s {
-    ngx_queue_t             queue;
-    ngx_str_t               key;
-    uint32_t                hash;
-    uint64_t                version;    /* of the store, when it was read */
-    uint64_t                position;   /* as forget() has it, or 0 */
-    ngx_uint_t              forgets;    /* of the cache, when it began */
-    ngx_uint_t              fresh;      /* 1: what the store says now */
-    ngx_asana_secrets_t    *secrets;
-    ngx_int_t               rc;         /* NGX_OK, NGX_ERROR */
-    ngx_asana_lookup_pt     complete;   /* after NGX_AGAIN, for the zone */
-    void                   *owner;      /* the zone */
-    ngx_asana_lookup_pt     handler;    /* for who asked */
-    void                   *data;
-};
-
-
-/* a walk through keys in their order; it lies in the caller's memory, too */
-
-struct ngx_asana_listing_s {
-    ngx_queue_t             queue;
-    ngx_str_t               after;      /* the last key that is known */
-    ngx_uint_t              limit;      /* keys that are wanted at most */
-    ngx_int_t               rc;         /* what visit did last, NGX_ERROR */
-    ngx_asana_visit_pt      visit;      /* of the zone */
-    ngx_asana_listing_pt    complete;   /* after NGX_AGAIN, for the zone */
-    void                   *owner;      /* the zone */
-    ngx_asana_visit_pt      shown;      /* for who asked */
-    ngx_asana_listing_pt    handler;
-    void                   *data;
 };
 
 
@@ -96,6 +51,21 @@ ngx_asana_task_t *ngx_asana_task_create(ngx_asana_change_e type,
 
 /* Gives a change its secret, of at most MAX_SECRET bytes, but not its id. */
 void ngx_asana_task_set_secret(ngx_asana_task_t *task, ngx_str_t *secret);
+
+/*
+ * CONFIRM and FORGET have no key, and concern any: before the first one of
+ * them, and for each, what was decided there.  The outcome of a change that
+ * fails or is refused somewhere is the worst, else the best of all, and
+ * task->key the key of a refusal, or the last one that was changed.
+ */
+#define ngx_asana_task_keyless(type)                                          \
+    ((type) == NGX_ASANA_CONFIRM || (type) == NGX_ASANA_FORGET)
+void ngx_asana_task_begin(ngx_asana_task_t *task);
+void ngx_asana_task_add(ngx_asana_task_t *task, ngx_str_t *key,
+    ngx_asana_outcome_e outcome, ngx_asana_reason_e reason);
+
+/* In any thread: nothing of it was made durable. */
+void ngx_asana_task_fail(ngx_asana_task_t *task);
 
 /* Overwrites it and frees it. */
 void ngx_asana_task_free(ngx_asana_task_t *task);

@@ -391,7 +391,14 @@ ngx_asana_zone_done(ngx_asana_task_t *task, ngx_asana_outcome_e outcome)
 
     if (task->change.type != NGX_ASANA_NOTE) {
 
-        if (outcome >= NGX_ASANA_CHANGED) {
+        if (task->changes > 1
+            || (task->changes && outcome < NGX_ASANA_CHANGED))
+        {
+            /* of several keys only one is known here */
+
+            ngx_asana_cache_forget(zone->sh->cache, NULL, 0);
+
+        } else if (outcome >= NGX_ASANA_CHANGED) {
             ngx_asana_cache_forget(zone->sh->cache, &task->key,
                                    NGX_ASANA_ZONE_ANY);
         }

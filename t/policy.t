@@ -13,10 +13,10 @@ use Policy qw(@fields model seen);
 use Units;
 
 my @enrolls = qw(off first open confirm gateway);
-my @types   = qw(handshake put confirm revoke note);
+my @types   = qw(handshake put confirm revoke note forget);
 my ($inactive, $pending) = ($Policy::inactive, $Policy::pending);
 my %enrolls = map { $enrolls[$_] => $_ } 0 .. 4;
-my %types   = map { $types[$_]   => $_ } 0 .. 4;
+my %types   = map { $types[$_]   => $_ } 0 .. 5;
 
 my $units = Units->new('policy');
 
@@ -96,6 +96,7 @@ my @changes = (
     (map { change(type => 'confirm', gid => $_) } '', 0 x 32, '120', '121'),
     (map { change(type => 'revoke', id => $id->($_)) } 0 .. 2),
     change(type => 'revoke', all => 1),
+    (map { change(type => 'forget', gid => $_) } '', '12', '121', '123'),
     (map { change(type => 'note', verified => $now + $_) } -9000, -1, 0, 100),
     change(type => 'note', verified => $now - 1, id => $id->(1)),
 );

@@ -78,6 +78,11 @@ sub model {
         return (@gone ? 'CHANGED' : 'ABSENT', 0, without(\@all, @gone));
     }
 
+    if ($type eq 'forget') {
+        my @gone = grep { $_->{gid} ne '' && $_->{gid} eq $c->{gid} } @all;
+        return (@gone ? 'CHANGED' : 'ABSENT', 0, without(\@all, @gone));
+    }
+
     if ($type eq 'note') {
         my $at = $c->{verified} < $now ? $c->{verified} : $now;
         return ($ahead ? 'CHANGED' : 'ABSENT', 0, @all)
