@@ -295,7 +295,7 @@ ngx_asana_policy_confirm(ngx_asana_policy_t *d)
     s = d->held;
 
     if (change->gid_len == 0
-        || ngx_asana_secret_has_gid(s, change->gid, change->gid_len))
+        || ngx_asana_same(s->gid, s->gid_len, change->gid, change->gid_len))
     {
         return outcome;
     }
@@ -364,14 +364,17 @@ ngx_asana_policy_forget(ngx_asana_policy_t *d)
 {
     ngx_uint_t           i, n;
     ngx_asana_secret_t  *s;
+    ngx_asana_change_t  *change;
+
+    change = d->change;
 
     n = d->secrets->n;
     s = ngx_asana_secrets_first(d->secrets);
 
     for (i = 0; i < n; i++) {
 
-        if (d->change->gid_len
-            && ngx_asana_secret_has_gid(s, d->change->gid, d->change->gid_len))
+        if (change->gid_len
+            && ngx_asana_same(s->gid, s->gid_len, change->gid, change->gid_len))
         {
             ngx_asana_secrets_remove(d->secrets, s);
 

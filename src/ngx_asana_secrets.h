@@ -55,11 +55,6 @@ struct ngx_asana_secrets_s {
 #define ngx_asana_secrets_first(secrets)                                      \
     ((ngx_asana_secret_t *) (secrets)->start)
 
-/* whether it is that of the webhook */
-#define ngx_asana_secret_has_gid(s, text, text_len)                           \
-    ((s)->gid_len == (text_len)                                               \
-     && ngx_memcmp((s)->gid, text, text_len) == 0)
-
 /* a secret counts as active for "inactive" seconds after this */
 #define ngx_asana_secret_seen(s)  ngx_max((s)->created, (s)->verified)
 

@@ -37,6 +37,14 @@ ngx_asana_task_set_secret(ngx_asana_task_t *task, ngx_str_t *secret)
 
 
 void
+ngx_asana_task_set_gid(ngx_asana_task_t *task, ngx_str_t *gid)
+{
+    task->change.gid_len = (u_char) gid->len;
+    ngx_memcpy(task->change.gid, gid->data, gid->len);
+}
+
+
+void
 ngx_asana_task_begin(ngx_asana_task_t *task)
 {
     task->outcome = NGX_ASANA_ABSENT;

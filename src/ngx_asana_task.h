@@ -49,14 +49,14 @@ struct ngx_asana_task_s {
 ngx_asana_task_t *ngx_asana_task_create(ngx_asana_change_e type,
     ngx_str_t *key, ngx_log_t *log);
 
-/* Gives a change its secret, of at most MAX_SECRET bytes, but not its id. */
+/* Gives a change its secret, at most MAX_SECRET bytes, or gid, but no id. */
 void ngx_asana_task_set_secret(ngx_asana_task_t *task, ngx_str_t *secret);
+void ngx_asana_task_set_gid(ngx_asana_task_t *task, ngx_str_t *gid);
 
 /*
- * CONFIRM and FORGET have no key, and concern any: before the first one of
- * them, and for each, what was decided there.  The outcome of a change that
- * fails or is refused somewhere is the worst, else the best of all, and
- * task->key the key of a refusal, or the last one that was changed.
+ * CONFIRM and FORGET concern any key: begin() before the first one, add() what
+ * was decided for each.  The worst outcome counts if it is no better than a
+ * refusal, else the best; task->key is the one that it came from.
  */
 #define ngx_asana_task_keyless(type)                                          \
     ((type) == NGX_ASANA_CONFIRM || (type) == NGX_ASANA_FORGET)
@@ -64,7 +64,7 @@ void ngx_asana_task_begin(ngx_asana_task_t *task);
 void ngx_asana_task_add(ngx_asana_task_t *task, ngx_str_t *key,
     ngx_asana_outcome_e outcome, ngx_asana_reason_e reason);
 
-/* In any thread: nothing of it was made durable. */
+/* Nothing of it was made durable. */
 void ngx_asana_task_fail(ngx_asana_task_t *task);
 
 /* Overwrites it and frees it. */

@@ -66,8 +66,8 @@ ngx_http_asana_metrics(ngx_http_asana_text_t *out,
 
     if (azcf->gateway) {
         ngx_http_asana_metrics_head(out, "gateway_requests_total", "counter",
-                                    "Create calls that Asana answered with "
-                                    "201, by their outcome.");
+                                    "Webhooks that were created or deleted "
+                                    "through the gateway, by the outcome.");
         ngx_http_asana_metrics_row(out, &name, "gateway_requests_total",
                                    counters, NGX_ASANA_COUNT_GATEWAY);
     }

@@ -58,6 +58,7 @@ struct ngx_http_asana_ctx_s {
     ngx_str_t                     key;
     uint32_t                      hash;
     ngx_str_t                     secret;     /* of a handshake */
+    ngx_str_t                     webhook;    /* its gid, or empty */
 
     unsigned                      counted:1;
     unsigned                      dry_run:1;  /* it would be rejected */

@@ -15,6 +15,8 @@
 
 static void ngx_http_asana_text_row(ngx_http_asana_text_t *out,
     ngx_asana_counters_t *counters, ngx_asana_count_e count);
+static void ngx_http_asana_text_webhook(ngx_http_asana_text_t *out,
+    ngx_asana_secret_t *s);
 static void ngx_http_asana_text_time(ngx_http_asana_text_t *out,
     const char *name, time_t t);
 static ngx_buf_t *ngx_http_asana_text_buf(ngx_http_asana_text_t *out,
@@ -110,12 +112,32 @@ ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
         ngx_http_asana_text(out, "\",\"state\":\"%s\",", state);
         ngx_http_asana_text_time(out, "created", s->created);
         ngx_http_asana_text_time(out, "verified", s->verified);
+        ngx_http_asana_text_webhook(out, s);
         ngx_http_asana_text(out, "\"deliveries\":%ui}", s->deliveries);
 
         s = ngx_asana_secret_next(s);
     }
 
     ngx_http_asana_text(out, "]}");
+}
+
+
+static void
+ngx_http_asana_text_webhook(ngx_http_asana_text_t *out, ngx_asana_secret_t *s)
+{
+    ngx_str_t  gid;
+
+    if (s->gid_len == 0) {
+        ngx_http_asana_text(out, "\"webhook\":null,");
+        return;
+    }
+
+    gid.len = s->gid_len;
+    gid.data = s->gid;
+
+    ngx_http_asana_text(out, "\"webhook\":\"");
+    ngx_http_asana_text_json(out, &gid);
+    ngx_http_asana_text(out, "\",");
 }
 
 

@@ -82,7 +82,7 @@ ngx_asana_lmdb_gid_entry(MDB_val *key, ngx_asana_secret_t *s,
     u_char  *p;
 
     if (s->gid_len == 0
-        || (other && ngx_asana_secret_has_gid(other, s->gid, s->gid_len)))
+        || (other && ngx_asana_same(other->gid, other->gid_len, s->gid, s->gid_len)))
     {
         return 0;
     }

@@ -406,7 +406,7 @@ ngx_asana_postgres_change_concerns(ngx_asana_change_t *change,
 
     for (i = 0; i < set->secrets.n; i++) {
 
-        if (ngx_asana_secret_has_gid(s, change->gid, change->gid_len)) {
+        if (ngx_asana_same(s->gid, s->gid_len, change->gid, change->gid_len)) {
             return 1;
         }
 
