@@ -36,6 +36,8 @@ my @hosts = map {
         server => 'location /api { asana_hook_api hooks write=on; }'
     );
     $t->{server} .= " location = /create { asana_hook_gateway hooks; "
+        . "proxy_pass http://127.0.0.1:$t->{app_port}; }"
+        . " location /delete { asana_hook_gateway hooks; "
         . "proxy_pass http://127.0.0.1:$t->{app_port}; }";
     $t->app->run;
 } 1 .. 3;
@@ -120,6 +122,24 @@ cmp_ok $slow[-1], '<', 0.3 + 0.5, 'the others within poll'
         'confirms it';
     is status(map { $_->deliver('/made?p=confirm', $secret, $body) } @hosts),
         '200 200 200', 'on all hosts';
+}
+
+# its webhook is deleted through one host: there at once, elsewhere within poll
+
+for my $n (1 .. 20) {
+    my ($made, $gone) = @hosts[$n % 3, ($n + 1) % 3];
+    my $secret = secret();
+    my @r = $made->handshake('/again?p=first', $secret);
+    $made->answer(201, '',
+        qq({"data":{"gid":"7$n"},"X-Hook-Secret":"$secret"}));
+    push @r, $made->call('POST', '/create', [], 'x');
+    push @r, map { $_->deliver('/again', $secret, $body) } @hosts;
+    $gone->answer(200, '', '{"data":{}}');
+    push @r, $gone->call('DELETE', "/delete/7$n", []);
+    $_->answer(200, '', 'app') for $made, $gone;
+    push @r, $gone->deliver('/again', $secret, $body);
+    is status(@r), '200 201 200 200 200 200 403',
+        "create and delete $n on one URL, through two hosts";
 }
 
 # the policy "gateway": the create call is in flight through another host

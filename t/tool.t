@@ -110,7 +110,7 @@ runs 2, qr/1 to 480 bytes \(400\)/, 'a long key', @url, 'show', 'a' x 481;
 
 # an empty zone, over each way
 
-my $head = qr/^KEY +ID +STATE +CREATED +LAST VERIFIED +DELIVERIES\n/;
+my $head = qr/^KEY +ID +STATE +CREATED +LAST VERIFIED +WEBHOOK +DELIVERIES\n/;
 runs 0, qr/$head\z/, 'list over TCP', @url, 'list';
 runs 0, qr/$head\z/, 'list over a socket', @unix, 'list';
 {
@@ -182,7 +182,7 @@ is $t->deliver('/a', $secret, '{"events":[{}]}')->{status}, 200,
 $t->words;
 
 my $id  = secret_id($secret);
-my $row = qr/^localhost\/a +$id +active +\S+Z +\S+Z +1$/m;
+my $row = qr/^localhost\/a +$id +active +\S+Z +\S+Z +- +1$/m;
 runs 0, $row, 'show', @url, 'show', 'localhost/a';
 runs 0, $row, 'list', @unix, 'list';
 is decode_json(runs(0, qr/./, 'show --json', @url, '--json', 'show',
@@ -191,7 +191,7 @@ is decode_json(runs(0, qr/./, 'show --json', @url, '--json', 'show',
 # a pending one is confirmed, and revoked by its id
 
 is $t->handshake('/a', $other)->{status}, 200, 'a handshake';
-runs 0, qr/^localhost\/a +@{[secret_id($other)]} +pending +\S+Z +never +0$/m,
+runs 0, qr/^localhost\/a +@{[secret_id($other)]} +pending +\S+Z +never +- +0$/m,
     'show of a pending one', @url, 'show', 'localhost/a';
 put 0, qr/^confirmed$/, 'confirms it', $other, @url, 'put', 'localhost/a';
 is $t->deliver('/a', $other, '{"events":[{}]}')->{status}, 200,
