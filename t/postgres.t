@@ -66,6 +66,14 @@ is $first->ask('forget 1200'), 'ABSENT', 'once';
 is $first->ask("revoke /p1 $s"), 'CHANGED', 'the rest';
 $first->ask("handshake /p$_ confirm $p") for 1, 2;
 is $first->ask("confirm $p 1200"), 'CHANGED', 'as it was';
+{
+    my $q = secret();
+    $first->ask("handshake /$_ confirm $q") for qw(full room);
+    $first->ask('put /full ' . secret()) for 1 .. 16;
+    is $first->ask("confirm $q 13"), 'REFUSED', 'no room under one of its keys';
+    is $first->ask("find /room 1"), "OK $q:new:13", 'but under the other';
+    $first->ask("revoke /$_") for qw(full room);
+}
 is $first->ask("revoke /p1 $p"),   'CHANGED',  'one is revoked';
 is $first->ask("revoke /p1 $p"),   'ABSENT',   'once';
 is $first->ask('find /p1 1'),      'DECLINED', 'and gone';
