@@ -15,6 +15,7 @@
 
 
 #include "ngx_asana_cache.h"
+#include "ngx_asana_health.h"
 
 
 /* what one new entry may push out */
@@ -49,6 +50,7 @@ static void ngx_asana_cache_drop(ngx_asana_cache_t *cache,
     ngx_asana_cache_entry_t *entry);
 static ngx_asana_secret_t *ngx_asana_cache_secret(ngx_asana_cache_t *cache,
     ngx_str_t *key, uint32_t hash, u_char *id);
+static void ngx_asana_cache_read(ngx_asana_secrets_t *secrets);
 static void ngx_asana_cache_add(ngx_asana_secrets_t *known,
     ngx_asana_secrets_t *secrets);
 
@@ -132,6 +134,8 @@ ngx_asana_cache_put(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
     ngx_asana_cache_entry_t  *entry;
 
     secrets = lookup->secrets;
+
+    ngx_asana_cache_read(secrets);
 
     ngx_shmtx_lock(&cache->shpool->mutex);
 
@@ -278,6 +282,23 @@ ngx_asana_cache_merge(ngx_asana_cache_t *cache, ngx_str_t *key,
 }
 
 
+/* what comes from the store is what it has */
+
+static void
+ngx_asana_cache_read(ngx_asana_secrets_t *secrets)
+{
+    ngx_uint_t           i;
+    ngx_asana_secret_t  *s;
+
+    s = ngx_asana_secrets_first(secrets);
+
+    for (i = 0; i < secrets->n; i++) {
+        s->told = ngx_asana_health_state(s);
+        s = ngx_asana_secret_next(s);
+    }
+}
+
+
 static void
 ngx_asana_cache_add(ngx_asana_secrets_t *known, ngx_asana_secrets_t *secrets)
 {
@@ -292,8 +313,12 @@ ngx_asana_cache_add(ngx_asana_secrets_t *known, ngx_asana_secrets_t *secrets)
 
         if (old) {
             s->deliveries = old->deliveries;
-            s->verified = ngx_max(s->verified, old->verified);
-            s->stored = ngx_max(s->stored, old->stored);
+            (void) ngx_asana_health_merge(s, old);
+
+            if (old->stored > s->stored) {
+                s->stored = old->stored;
+                s->told = old->told;
+            }
         }
 
         s = ngx_asana_secret_next(s);
@@ -303,9 +328,10 @@ ngx_asana_cache_add(ngx_asana_secrets_t *known, ngx_asana_secrets_t *secrets)
 
 ngx_uint_t
 ngx_asana_cache_note(ngx_asana_cache_t *cache, ngx_str_t *key, uint32_t hash,
-    ngx_asana_secret_t *secret, time_t interval)
+    ngx_asana_secret_t *secret, ngx_uint_t success, time_t interval)
 {
-    time_t               now, stored;
+    time_t               now;
+    u_char               state;
     ngx_uint_t           due;
     ngx_asana_secret_t  *s;
 
@@ -315,18 +341,32 @@ ngx_asana_cache_note(ngx_asana_cache_t *cache, ngx_str_t *key, uint32_t hash,
 
     s = ngx_asana_cache_secret(cache, key, hash, secret->id);
 
-    stored = s ? s->stored : secret->stored;
-    due = (now - stored >= interval || stored > now);
+    if (s == NULL) {
+        s = secret;
+    }
 
-    if (s) {
-        s->deliveries++;
-        s->verified = ngx_max(s->verified, now);
+    ngx_asana_health_note(s, secret->code, success, now);
 
-        if (due) {
+    s->verified = ngx_max(s->verified, secret->verified);
+    s->deliveries++;
 
-            /* claimed: no other worker writes it as well */
-            s->stored = now;
-        }
+    /* one that fails now and then: its first failure of a second, its end */
+
+    state = ngx_asana_health_state(s);
+    due = (now - s->stored >= interval
+           || s->stored > now
+           || (state != s->told && (success || s->stored != now)));
+
+    if (due) {
+
+        /* claimed: no other worker writes it as well */
+
+        s->stored = now;
+        s->told = state;
+
+        secret->verified = s->verified;
+        secret->answered = s->answered;
+        secret->failing = s->failing;
     }
 
     ngx_shmtx_unlock(&cache->shpool->mutex);

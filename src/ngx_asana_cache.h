@@ -44,12 +44,14 @@ void ngx_asana_cache_merge(ngx_asana_cache_t *cache, ngx_str_t *key,
     ngx_asana_secrets_t *secrets);
 
 /*
- * Notes that the secret verified a delivery now.  Returns 1 if the store is to
- * know, for the time that it has is older than so many seconds; nobody else is
- * told so then.
+ * Notes that a delivery which the secret verified at secret->verified is
+ * answered now with secret->code.  Returns 1 if the store is to know, for it has another state
+ * or a time that is older than so many seconds; nobody else is told so then,
+ * and the times of "secret", a copy without its text, are what it is to have.
  */
 ngx_uint_t ngx_asana_cache_note(ngx_asana_cache_t *cache, ngx_str_t *key,
-    uint32_t hash, ngx_asana_secret_t *secret, time_t interval);
+    uint32_t hash, ngx_asana_secret_t *secret, ngx_uint_t success,
+    time_t interval);
 
 /* The store did not take that time: it is to know in 1/60 of the interval. */
 void ngx_asana_cache_forgive(ngx_asana_cache_t *cache, ngx_str_t *key,

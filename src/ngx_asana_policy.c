@@ -5,7 +5,7 @@
 
 
 #include "ngx_asana_policy.h"
-#include "ngx_asana_secrets.h"
+#include "ngx_asana_health.h"
 
 
 /* a decision under way: its arguments, and what is seen of the secrets */
@@ -337,8 +337,7 @@ ngx_asana_policy_revoke(ngx_asana_policy_t *d)
 static ngx_asana_outcome_e
 ngx_asana_policy_note(ngx_asana_policy_t *d)
 {
-    time_t               verified;
-    ngx_asana_secret_t  *s;
+    ngx_asana_secret_t  *s, noted;
 
     s = ngx_asana_secrets_by_id(d->secrets, d->change->id);
 
@@ -346,13 +345,15 @@ ngx_asana_policy_note(ngx_asana_policy_t *d)
         return NGX_ASANA_ABSENT;
     }
 
-    verified = ngx_min(d->change->verified, d->now);
+    noted.verified = ngx_min(d->change->verified, d->now);
+    noted.answered = ngx_min(d->change->answered, d->now);
+    noted.failing = ngx_min(d->change->failing, d->now);
+    noted.code = d->change->code;
 
-    if (verified <= s->verified) {
+    if (!ngx_asana_health_merge(s, &noted)) {
         return NGX_ASANA_HELD;
     }
 
-    s->verified = verified;
     s->serial = 0;
 
     return NGX_ASANA_CHANGED;

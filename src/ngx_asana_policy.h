@@ -40,7 +40,10 @@ struct ngx_asana_change_s {
     ngx_asana_enroll_e    enroll;      /* HANDSHAKE */
     ngx_uint_t            creating;    /* HANDSHAKE: a create call is open */
     ngx_uint_t            all;         /* REVOKE: without an id */
-    time_t                verified;    /* NOTE */
+    time_t                verified;    /* NOTE, as a secret has them */
+    time_t                answered;
+    time_t                failing;
+    uint16_t              code;
     u_char                id[NGX_ASANA_ID_LEN];         /* unless "all" */
     u_char                gid[NGX_ASANA_MAX_GID];       /* CONFIRM, FORGET */
     u_char                secret[NGX_ASANA_MAX_SECRET];

@@ -28,6 +28,7 @@ typedef struct {
     uint16_t              code;        /* of the last answer */
     u_char                pending;     /* 1: not confirmed yet */
     u_char                gid_len;
+    u_char                told;        /* "stored" came with this state */
     u_char                len;
     u_char                id[NGX_ASANA_ID_LEN];
     u_char                gid[NGX_ASANA_MAX_GID];

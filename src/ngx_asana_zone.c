@@ -48,7 +48,7 @@ static ngx_int_t ngx_asana_zone_visit(ngx_asana_listing_t *listing,
 static void ngx_asana_zone_listed(ngx_asana_listing_t *listing);
 static time_t ngx_asana_zone_interval(ngx_asana_zone_t *zone);
 static void ngx_asana_zone_write_back(ngx_asana_zone_t *zone, ngx_str_t *key,
-    time_t verified, u_char *id);
+    ngx_asana_secret_t *secret);
 static void ngx_asana_zone_done(ngx_asana_task_t *task,
     ngx_asana_outcome_e outcome);
 static void ngx_asana_zone_forget(void *data, ngx_str_t *key,
@@ -238,7 +238,7 @@ ngx_asana_zone_found(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
     {
         /* times of a clock that was ahead are to be corrected */
 
-        ngx_asana_zone_write_back(zone, &lookup->key, 0, NULL);
+        ngx_asana_zone_write_back(zone, &lookup->key, NULL);
     }
 
     return lookup->secrets->n ? NGX_OK : NGX_DECLINED;
@@ -315,19 +315,22 @@ ngx_asana_zone_stat(ngx_asana_zone_t *zone, ngx_asana_stat_t *stat)
 
 
 /*
- * The time is written back at the first delivery, for it proves the secret,
- * and then often enough that a restart does not take an active secret for an
- * inactive one.
+ * It is written back at the first delivery, for it proves the secret, when
+ * answers become others, and then often enough that a restart does not take an
+ * active secret for an inactive one.
  */
 
 void
 ngx_asana_zone_note(ngx_asana_zone_t *zone, ngx_str_t *key, uint32_t hash,
-    ngx_asana_secret_t *secret)
+    ngx_asana_secret_t *secret, ngx_asana_answer_e answer)
 {
+    (void) ngx_atomic_fetch_add(&zone->sh->counters.answers[answer], 1);
+
     if (ngx_asana_cache_note(zone->sh->cache, key, hash, secret,
+                             answer == NGX_ASANA_ANSWER_SUCCESS,
                              ngx_asana_zone_interval(zone)))
     {
-        ngx_asana_zone_write_back(zone, key, ngx_time(), secret->id);
+        ngx_asana_zone_write_back(zone, key, secret);
     }
 }
 
@@ -341,22 +344,28 @@ ngx_asana_zone_interval(ngx_asana_zone_t *zone)
 
 static void
 ngx_asana_zone_write_back(ngx_asana_zone_t *zone, ngx_str_t *key,
-    time_t verified, u_char *id)
+    ngx_asana_secret_t *secret)
 {
-    ngx_asana_task_t  *task;
+    ngx_asana_task_t    *task;
+    ngx_asana_change_t  *change;
 
     task = ngx_asana_task_create(NGX_ASANA_NOTE, key, ngx_cycle->log);
     if (task == NULL) {
         return;
     }
 
-    task->change.verified = verified;
+    change = &task->change;
 
-    if (id) {
-        ngx_memcpy(task->change.id, id, NGX_ASANA_ID_LEN);
+    if (secret) {
+        change->verified = secret->verified;
+        change->answered = secret->answered;
+        change->failing = secret->failing;
+        change->code = secret->code;
+
+        ngx_memcpy(change->id, secret->id, NGX_ASANA_ID_LEN);
     }
 
-    (void) ngx_asana_store_post(zone->store, task);
+    (void) ngx_asana_zone_post(zone, task);
 }
 
 

@@ -117,7 +117,8 @@ is $hook->{ref}, 'localhost%2Fa', 'and that as an argument';
 is_deeply [sort map { $_->{id} } @{ $hook->{secrets} }],
     [sort map { secret_id(secret($_)) } 1, 2], 'with both ids';
 is_deeply [sort keys %{ $hook->{secrets}[0] }],
-    [qw(created deliveries id state verified webhook)], 'members of a secret';
+    [qw(answered code created deliveries id state verified webhook)],
+    'members of a secret';
 like $hook->{secrets}[0]{created}, qr/^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ$/,
     'created';
 is $hook->{secrets}[0]{verified}, undef, 'not verified yet';

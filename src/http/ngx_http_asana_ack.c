@@ -29,7 +29,21 @@ static ngx_http_output_header_filter_pt  ngx_http_next_header_filter;
 static ngx_int_t
 ngx_http_asana_ack_header_filter(ngx_http_request_t *r)
 {
-    ngx_uint_t  status;
+    ngx_uint_t             status;
+    ngx_http_asana_ctx_t  *ctx;
+
+    if (r->connection->read->pending_eof
+        && r->http_version < NGX_HTTP_VERSION_20
+        && r == r->main)
+    {
+        /* what a socket takes is no answer if nobody reads it */
+
+        ctx = ngx_http_asana_request_ctx(r);
+
+        if (ctx) {
+            ctx->left = 1;
+        }
+    }
 
     status = r->headers_out.status;
 

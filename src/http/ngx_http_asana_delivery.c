@@ -335,7 +335,8 @@ ngx_http_asana_delivery_verified(ngx_http_asana_ctx_t *ctx,
                                              "\"asana_hook_api\"");
     }
 
-    ngx_asana_zone_note(ctx->azcf->zone, &ctx->key, ctx->hash, s);
+    ngx_memcpy(&ctx->verified, s, offsetof(ngx_asana_secret_t, data));
+    ctx->verified.verified = ngx_max(s->verified, ngx_time());
 
     (void) ngx_http_asana_request_finish(ctx, (heartbeat == NGX_OK)
                                               ? NGX_HTTP_ASANA_HEARTBEAT

@@ -36,6 +36,7 @@ ngx_http_asana_metrics(ngx_http_asana_text_t *out,
     ngx_http_asana_zone_conf_t *azcf)
 {
     ngx_str_t              name;
+    ngx_uint_t             i;
     ngx_asana_counters_t  *counters;
 
     counters = ngx_asana_zone_counters(azcf->zone);
@@ -63,6 +64,16 @@ ngx_http_asana_metrics(ngx_http_asana_text_t *out,
                                NGX_ASANA_COUNT_DELIVERIES);
     ngx_http_asana_metrics_row(out, &name, "deliveries_total", counters,
                                NGX_ASANA_COUNT_DRY_RUNS);
+
+    ngx_http_asana_metrics_head(out, "answers_total", "counter",
+                                "What Asana got for verified deliveries.");
+
+    for (i = 0; i < NGX_ASANA_ANSWERS; i++) {
+        ngx_http_asana_text(out, "asana_hook_answers_total{zone=\"%V\","
+                            "class=\"%s\"} %uA\n", &name,
+                            ngx_asana_counters_answers[i],
+                            counters->answers[i]);
+    }
 
     if (azcf->gateway) {
         ngx_http_asana_metrics_head(out, "gateway_requests_total", "counter",

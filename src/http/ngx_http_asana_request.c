@@ -15,6 +15,7 @@
 
 
 static void ngx_http_asana_request_cleanup(void *data);
+static void ngx_http_asana_request_answered(ngx_http_asana_ctx_t *ctx);
 static ngx_http_asana_word_e ngx_http_asana_request_lost(
     ngx_http_asana_ctx_t *ctx);
 static void ngx_http_asana_request_wait(ngx_http_asana_ctx_t *ctx);
@@ -97,6 +98,45 @@ ngx_http_asana_request_cleanup(void *data)
                                           NGX_HTTP_INTERNAL_SERVER_ERROR,
                                           NULL);
     }
+
+    if (ctx->word == NGX_HTTP_ASANA_VERIFIED
+        || ctx->word == NGX_HTTP_ASANA_HEARTBEAT)
+    {
+        ngx_http_asana_request_answered(ctx);
+    }
+}
+
+
+/* what Asana got for a verified delivery, whatever has answered it */
+
+static void
+ngx_http_asana_request_answered(ngx_http_asana_ctx_t *ctx)
+{
+    ngx_uint_t           status;
+    ngx_connection_t    *c;
+    ngx_http_request_t  *r;
+    ngx_asana_answer_e   answer;
+
+    r = ctx->r;
+    c = r->connection;
+    status = r->headers_out.status;
+
+    if (!r->header_sent || ctx->left || c->error || c->timedout) {
+        answer = NGX_ASANA_ANSWER_ABORTED;
+        status = NGX_HTTP_CLIENT_CLOSED_REQUEST;
+
+    } else if (status == NGX_HTTP_OK || status == NGX_HTTP_NO_CONTENT) {
+        answer = NGX_ASANA_ANSWER_SUCCESS;
+
+    } else {
+        answer = ngx_min(ngx_max(status / 100, 2), 5)
+                 - 2 + NGX_ASANA_ANSWER_2XX;
+    }
+
+    ctx->verified.code = (uint16_t) status;
+
+    ngx_asana_zone_note(ctx->azcf->zone, &ctx->key, ctx->hash, &ctx->verified,
+                        answer);
 }
 
 

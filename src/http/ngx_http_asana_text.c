@@ -27,6 +27,8 @@ void
 ngx_http_asana_text_counters(ngx_http_asana_text_t *out,
     ngx_asana_counters_t *counters)
 {
+    ngx_uint_t  i;
+
     ngx_http_asana_text(out, "\"handshakes\":{");
     ngx_http_asana_text_row(out, counters, NGX_ASANA_COUNT_HANDSHAKES);
 
@@ -34,6 +36,14 @@ ngx_http_asana_text_counters(ngx_http_asana_text_t *out,
     ngx_http_asana_text_row(out, counters, NGX_ASANA_COUNT_DELIVERIES);
     ngx_http_asana_text(out, ",");
     ngx_http_asana_text_row(out, counters, NGX_ASANA_COUNT_DRY_RUNS);
+
+    ngx_http_asana_text(out, "},\"answers\":{");
+
+    for (i = 0; i < NGX_ASANA_ANSWERS; i++) {
+        ngx_http_asana_text(out, "%s\"%s\":%uA", i ? "," : "",
+                            ngx_asana_counters_answers[i],
+                            counters->answers[i]);
+    }
 
     ngx_http_asana_text(out, "}");
 }
@@ -112,6 +122,14 @@ ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
         ngx_http_asana_text(out, "\",\"state\":\"%s\",", state);
         ngx_http_asana_text_time(out, "created", s->created);
         ngx_http_asana_text_time(out, "verified", s->verified);
+        ngx_http_asana_text_time(out, "answered", s->answered);
+
+        if (s->code) {
+            ngx_http_asana_text(out, "\"code\":%ui,", (ngx_uint_t) s->code);
+
+        } else {
+            ngx_http_asana_text(out, "\"code\":null,");
+        }
         ngx_http_asana_text_webhook(out, s);
         ngx_http_asana_text(out, "\"deliveries\":%ui}", s->deliveries);
 

@@ -30,7 +30,7 @@ void ngx_http_asana_text(ngx_http_asana_text_t *out, const char *fmt, ...);
 void ngx_http_asana_text_word(ngx_http_asana_text_t *out,
     ngx_http_asana_word_e word, ngx_uint_t dry_run);
 
-/* Appends the counters of the zone, two members of an object. */
+/* Appends the counters of the zone, members of an object. */
 void ngx_http_asana_text_counters(ngx_http_asana_text_t *out,
     ngx_asana_counters_t *counters);
 

@@ -1,0 +1,217 @@
+# Tests for answers to verified deliveries: what Asana gets is counted, and
+# kept for each secret.
+
+use strict;
+use warnings;
+
+use lib 't/lib';
+
+use JSON::PP;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+use Receiver qw(port request response sign wait_for);
+use Upstream;
+
+my $secret = 'a-secret-of-printable-text-0123456789';
+my ($body, $heartbeat) = ('{"events":[{"action":"changed"}]}', '{"events":[]}');
+
+my $t    = Receiver->new(expect => qr/Connection refused|too large body/);
+my $up   = Upstream->new($t);
+my $down = port();
+
+$t->{server} = <<"END";
+    location /api { asana_hook_api hooks write=on; }
+    location /off {
+        asana_hook hooks;
+        asana_hook_ack off;
+        proxy_pass http://127.0.0.1:$t->{app_port};
+    }
+    location /error {
+        asana_hook hooks;
+        proxy_intercept_errors on;
+        error_page 500 = /other;
+        proxy_pass http://127.0.0.1:$t->{app_port};
+    }
+    location = /other { return 204; }
+    location /here {
+        asana_hook hooks;
+        asana_hook_heartbeat answer;
+        proxy_pass http://127.0.0.1:$t->{app_port};
+    }
+    location /down {
+        asana_hook hooks;
+        proxy_pass http://127.0.0.1:$down;
+    }
+    location /dry {
+        asana_hook hooks;
+        asana_hook_dry_run on;
+        proxy_pass http://127.0.0.1:$t->{app_port};
+    }
+    location /large {
+        asana_hook hooks;
+        try_files /none /small;
+    }
+    location = /small { client_max_body_size 10; return 200; }
+    location /slow {
+        asana_hook hooks;
+        proxy_pass http://127.0.0.1:$up->{port};
+    }
+    location /ignore {
+        asana_hook hooks;
+        proxy_ignore_client_abort on;
+        proxy_pass http://127.0.0.1:$up->{port};
+    }
+END
+$t->app->run;
+
+# All counts that are not 0, of GET / and of the metrics.
+
+sub answers {
+    my $all = decode_json($t->call('GET', '/api/')->{body})->{answers};
+    my %sums = $t->call('GET', '/api/metrics')->{body}
+        =~ /^asana_hook_answers_total\{zone="hooks",class="(\w+)"\} (\d+)$/mg;
+    is_deeply \%sums, $all, 'metrics and GET / agree';
+    return join ' ', map {"$_=$all->{$_}"} grep { $all->{$_} } sort keys %$all;
+}
+
+sub hook {
+    my ($uri) = @_;
+    my $r = $t->call('GET', "/api/hooks?key=localhost$uri");
+    return decode_json($r->{body})->{secrets}[0];
+}
+
+sub code { my $code = hook(@_)->{code}; return defined $code ? $code : 'none' }
+
+sub commits {
+    return decode_json($t->call('GET', '/api/')->{body})->{store}{commits};
+}
+
+sub deliver { my ($uri, $text) = @_; return $t->deliver($uri, $secret, $text) }
+
+my @uris = qw(/a /off /error /here /down /dry /large /slow /ignore);
+$t->handshake($_, $secret)->{status} == 200 or die "no handshake: $_\n"
+    for @uris;
+
+is answers(), '', 'nothing yet';
+is code('/a'), 'none', 'no code';
+is hook('/a')->{answered}, undef, 'no answer';
+
+# [what, uri, the application's code, what Asana gets, the class]
+
+my @cases = (
+    ['200',                  '/a',     200, 200, 'success'],
+    ['204',                  '/a',     204, 204, 'success'],
+    ['another 2xx',          '/a',     202, 200, 'success'],
+    ['410',                  '/a',     410, 503, '5xx'],
+    ['a redirect',           '/a',     302, 302, '3xx'],
+    ['404',                  '/a',     404, 404, '4xx'],
+    ['413',                  '/a',     413, 413, '4xx'],
+    ['500',                  '/a',     500, 500, '5xx'],
+    ['no ack, 202',          '/off',   202, 202, '2xx'],
+    ['no ack, 410',          '/off',   410, 410, '4xx'],
+    ['another page',         '/error', 500, 204, 'success'],
+    ['no application',       '/down',  200, 502, '5xx'],
+    ['nginx refuses it',     '/large', 200, 413, '4xx'],
+    ['a verified dry run',   '/dry',   404, 404, '4xx'],
+);
+
+my %want;
+
+sub want { return join ' ', map {"$_=$want{$_}"} sort keys %want }
+
+for (@cases) {
+    my ($what, $uri, $app, $status, $class) = @$_;
+    $t->answer($app, $app == 302 ? "Location: /x\r\n" : '');
+    is deliver($uri, $body)->{status}, $status, "answered: $what";
+    $want{$class}++;
+    is answers(), want(), "counted as $class";
+    is code($uri), $status, 'and kept';
+}
+
+# no delivery, no answer
+
+$t->answer(500);
+is $t->call('GET', '/a')->{status}, 500, 'unchecked';
+is $t->deliver('/a', $secret x 2, $body)->{status}, 403, 'invalid';
+is $t->deliver('/dry', $secret x 2, $body)->{status}, 500, 'in a dry run';
+is answers(), want(), 'are no answers';
+is code('/a'), 500, 'nor a code';
+
+# heartbeats are deliveries
+
+is deliver('/here', $heartbeat)->{status}, 200, 'answered here';
+$want{success}++;
+is answers(), want(), 'counted';
+is code('/here'), 200, 'kept';
+like hook('/here')->{answered}, qr/^20/, 'with a time';
+is deliver('/here', $body)->{status}, 500, 'the application fails';
+$want{'5xx'}++;
+like hook('/here')->{answered}, qr/^20/, 'the last success stays';
+
+# the client leaves before the answer
+
+my $length = length $body;
+my $head   = "Host: localhost\r\nX-Hook-Signature: " . sign($secret, $body)
+    . "\r\nContent-Length: $length\r\n";
+
+for my $uri ('/slow', '/ignore') {
+    my $ok = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    my $name = substr $uri, 1;
+    my $plan = $up->plan($name, [gate => "go$uri" =~ tr{/}{}dr],
+        [send => $ok]);
+    my $s = $t->connection;
+    request($s, "POST $uri HTTP/1.1\r\n${head}X-Plan: $name\r\n\r\n$body");
+    $up->reached($name);
+    is hook($uri)->{deliveries}, 0, "$uri: it waits for its answer";
+    close $s;
+    if ($uri eq '/ignore') {
+        $t->call('GET', '/api/');
+        $up->open('goignore');
+    }
+    ok wait_for(sub { hook($uri)->{deliveries} }), 'it ends';
+    $want{aborted}++;
+    is answers(), want(), 'aborted';
+    is code($uri), 499, 'with nginx\'s code for it';
+    like hook($uri)->{verified}, qr/^20/, 'it has verified all the same';
+    is hook($uri)->{answered}, undef, 'but nobody had an answer';
+}
+
+# a restart forgets nothing, though all of it came within an hour
+
+$t->answer(200);
+is deliver('/a', $body)->{status}, 200, 'a success';
+my $before = commits();
+my $end = time + 2.2;
+while (time < $end) {
+    $t->answer(200);
+    deliver('/a', $body);
+    $t->answer(503);
+    deliver('/a', $body);
+}
+cmp_ok commits() - $before, '<=', 8, 'one that flaps: twice a second at most';
+sleep 1.1;
+is deliver('/a', $body)->{status}, 503, 'a failure';
+wait_for(sub { hook('/a')->{code} == 503 });
+my $was = hook('/a');
+$t->stop;
+$t->start;
+my $is = hook('/a');
+is_deeply [@$is{qw(answered code verified)}],
+    [@$was{qw(answered code verified)}], 'a restart forgets nothing';
+
+# in one state the time alone is written, once an hour
+
+$t->answer(503);
+$before = commits();
+deliver('/a', $body) for 1 .. 3;
+sleep 1.1;
+deliver('/a', $body);
+is commits(), $before, 'the same state is not written again';
+$t->answer(200);
+deliver('/a', $body);
+ok wait_for(sub { commits() == $before + 1 }), 'a success is';
+
+$t->end;
+
+done_testing;
