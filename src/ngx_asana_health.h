@@ -16,10 +16,40 @@
  * lock, and may be called in any thread.
  */
 
+/* from good to bad */
+
+typedef enum {
+    NGX_ASANA_HEALTH_PENDING = 0,
+    NGX_ASANA_HEALTH_OK,
+    NGX_ASANA_HEALTH_NEW,       /* nothing yet */
+    NGX_ASANA_HEALTH_LATE,      /* a heartbeat is missing */
+    NGX_ASANA_HEALTH_FAILING,
+    NGX_ASANA_HEALTH_DEAD,      /* Asana has deleted its webhook */
+    NGX_ASANA_HEALTHS
+} ngx_asana_health_e;
+
+
+/*
+ * Seconds, by Asana's rules: a heartbeat comes every 8 hours, and a webhook
+ * that has failed for 24 is deleted.  An hour is for what is late.
+ */
+#define NGX_ASANA_HEALTH_LATE_AFTER  (9 * 3600)
+#define NGX_ASANA_HEALTH_FAIL_AFTER  (24 * 3600)
+#define NGX_ASANA_HEALTH_DEAD_AFTER  (25 * 3600)
+
 /* what a store knows of it: whether it fails, and the class of the code */
 #define ngx_asana_health_state(s)                                             \
     ((u_char) (((s)->failing ? 16 : 0) + (s)->code / 100))
 
+
+/* The words of ngx_asana_health_e. */
+extern ngx_str_t  ngx_asana_health_names[];
+
+
+/* The health of a secret; of a key: the worst of its confirmed secrets. */
+ngx_asana_health_e ngx_asana_health(ngx_asana_secret_t *s, time_t now);
+ngx_asana_health_e ngx_asana_health_worst(ngx_asana_secrets_t *secrets,
+    time_t now);
 
 /*
  * A verified delivery was answered now, with a code that is a success for

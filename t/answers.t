@@ -9,6 +9,7 @@ use lib 't/lib';
 use JSON::PP;
 use Test::More;
 use Time::HiRes qw(sleep time);
+use Time::Local qw(timegm);
 
 use Receiver qw(port request response sign wait_for);
 use Upstream;
@@ -177,6 +178,35 @@ for my $uri ('/slow', '/ignore') {
     is hook($uri)->{answered}, undef, 'but nobody had an answer';
 }
 
+# what the operator is told
+
+sub health {
+    my ($uri) = @_;
+    my $key = decode_json($t->call('GET', "/api/hooks?key=localhost$uri")
+            ->{body});
+    is $key->{health}, $key->{secrets}[0]{health}, "$uri: of its one secret";
+    return $key->{health};
+}
+
+sub seconds {
+    my ($at) = @_;
+    my @at = reverse $at =~ /\d+/g;
+    return timegm(@at[0 .. 3], $at[4] - 1, $at[5]);
+}
+
+$t->handshake('/fresh', $secret);
+is health('/fresh'), 'new', 'nothing came yet';
+is hook('/fresh')->{$_}, undef, "no $_" for qw(failing_since deleted_at);
+is health('/down'), 'failing', 'it fails';
+my $failing = seconds(hook('/down')->{failing_since});
+cmp_ok abs(time - $failing), '<', 60, 'since then';
+is seconds(hook('/down')->{deleted_at}) - $failing, 24 * 3600,
+    'and is deleted a day later';
+$t->answer(200);
+sleep 1.1;
+is deliver('/a', $body)->{status}, 200, 'a success';
+is health('/a'), 'ok', 'is well';
+
 # a restart forgets nothing, though all of it came within an hour
 
 $t->answer(200);
@@ -197,8 +227,9 @@ my $was = hook('/a');
 $t->stop;
 $t->start;
 my $is = hook('/a');
-is_deeply [@$is{qw(answered code verified)}],
-    [@$was{qw(answered code verified)}], 'a restart forgets nothing';
+is_deeply [@$is{qw(answered code failing_since verified)}],
+    [@$was{qw(answered code failing_since verified)}],
+    'a restart forgets nothing';
 
 # in one state the time alone is written, once an hour
 

@@ -1,5 +1,5 @@
-# Tests for what is known of answers: notes of one secret, and merges of what
-# several workers and hosts have noted.
+# Tests for health: what an answer makes of a secret, merges of what several
+# workers and hosts have noted, and what the operator is told of that.
 
 use strict;
 use warnings;
@@ -99,5 +99,67 @@ is @odd, 0, 'the same for whoever adds to whom' or diag $lines[2 * $odd[0]];
 my @again = $units->run(map { "merge $got[2 * $_] "
             . (split ' ', $lines[2 * $_])[2] } 0 .. $#got / 2);
 is scalar(grep { !/^0 / } @again), 0, 'and nothing is news twice';
+
+# the health of a secret: [what, created, verified, answered, failing, pending,
+# health], in seconds before now
+
+my $hour = 3600;
+my $now  = 1_800_000_000;
+my @states = (
+    ['made now',                  0, undef, undef, undef, 0, 'new'],
+    ['a clock that is behind',  -60, undef, undef, undef, 0, 'new'],
+    ['nothing for nearly 9 h', 9 * $hour - 1, undef, undef, undef, 0, 'new'],
+    ['nothing for 9 h',        9 * $hour, undef, undef, undef, 0, 'late'],
+    ['nothing for 25 h',      25 * $hour, undef, undef, undef, 0, 'dead'],
+    ['a delivery now',        90 * $hour, 0, 0, undef, 0, 'ok'],
+    ['not answered yet',      90 * $hour, 0, undef, undef, 0, 'ok'],
+    ['a heartbeat in time',   90 * $hour, 8 * $hour, 8 * $hour, undef, 0, 'ok'],
+    ['nearly late', 90 * $hour, 9 * $hour - 1, 9 * $hour, undef, 0, 'ok'],
+    ['late',        90 * $hour, 9 * $hour, 9 * $hour, undef, 0, 'late'],
+    ['nearly dead', 90 * $hour, 25 * $hour - 1, 26 * $hour, undef, 0, 'late'],
+    ['dead',        90 * $hour, 25 * $hour, 26 * $hour, undef, 0, 'dead'],
+    ['the first one failed',  $hour, 0, undef, 0, 0, 'failing'],
+    ['it fails now',          90 * $hour, 0, $hour, 0, 0, 'failing'],
+    ['failing, and nothing came', 90 * $hour, 10 * $hour, 11 * $hour,
+        10 * $hour, 0, 'failing'],
+    ['failing for nearly 24 h', 90 * $hour, 0, 25 * $hour, 24 * $hour - 1, 0,
+        'failing'],
+    ['failing for 24 h',    90 * $hour, 0, 25 * $hour, 24 * $hour, 0, 'dead'],
+    ['failing, then silent for 25 h', 90 * $hour, 25 * $hour, 26 * $hour,
+        25 * $hour, 0, 'dead'],
+    ['pending',          0, undef, undef, undef, 1, 'pending'],
+    ['pending for long', 90 * $hour, undef, undef, undef, 1, 'pending'],
+    ['pending, whatever its times are', 90 * $hour, 0, 0, 80 * $hour, 1,
+        'pending'],
+);
+
+sub state {
+    my ($n, $s) = @_;
+    my (undef, @at) = @$s;
+    my @times = map { defined $_ ? $now - $_ : 0 } @at[0 .. 3];
+    return sprintf '%016x:1:%d:%d:%d:%d:%d:%d::another-secret-%04d', $n,
+        @times, $at[3] ? 500 : 200, $at[4], $n;
+}
+
+@got = $units->run(map {"health $now " . state(1, $_)} @states);
+is $got[$_], join(' ', ($states[$_][6]) x 2), $states[$_][0] for 0 .. $#states;
+
+# of a key: the worst of those that are confirmed
+
+my @order = qw(pending ok new late failing dead);
+my %of = map { $_->[6] => $_ } @states;
+my (@keys, @worst);
+
+for my $one (0 .. $#order) {
+    for my $two (0 .. $#order) {
+        push @keys, join ' ', "health $now",
+            state(1, $of{$order[$one]}), state(2, $of{$order[$two]});
+        push @worst, $order[$one > $two ? $one : $two];
+    }
+}
+
+is_deeply [map { (split)[-1] } $units->run(@keys)], \@worst,
+    'the worst of two';
+is_deeply [$units->run("health $now")], ['pending'], 'none at all';
 
 done_testing;

@@ -6,6 +6,7 @@
 
 #include "ngx_http_asana_text.h"
 
+#include "ngx_asana_health.h"
 #include "ngx_asana_json.h"
 
 
@@ -107,7 +108,9 @@ ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
     ngx_http_asana_text_json(out, key);
     ngx_http_asana_text(out, "\",\"ref\":\"");
     ngx_http_asana_text_escaped(out, key);
-    ngx_http_asana_text(out, "\",\"secrets\":[");
+    ngx_http_asana_text(out, "\",\"health\":\"%V\",\"secrets\":[",
+                        &ngx_asana_health_names[
+                                     ngx_asana_health_worst(secrets, now)]);
 
     s = (ngx_asana_secret_t *) secrets->start;
 
@@ -119,7 +122,8 @@ ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
 
         ngx_http_asana_text(out, "%s{\"id\":\"", i ? "," : "");
         ngx_http_asana_text_hex(out, s->id, NGX_ASANA_ID_LEN);
-        ngx_http_asana_text(out, "\",\"state\":\"%s\",", state);
+        ngx_http_asana_text(out, "\",\"state\":\"%s\",\"health\":\"%V\",", state,
+                            &ngx_asana_health_names[ngx_asana_health(s, now)]);
         ngx_http_asana_text_time(out, "created", s->created);
         ngx_http_asana_text_time(out, "verified", s->verified);
         ngx_http_asana_text_time(out, "answered", s->answered);
@@ -130,6 +134,12 @@ ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
         } else {
             ngx_http_asana_text(out, "\"code\":null,");
         }
+
+        ngx_http_asana_text_time(out, "failing_since", s->failing);
+        ngx_http_asana_text_time(out, "deleted_at",
+                                 s->failing ? s->failing
+                                              + NGX_ASANA_HEALTH_FAIL_AFTER
+                                            : 0);
         ngx_http_asana_text_webhook(out, s);
         ngx_http_asana_text(out, "\"deliveries\":%ui}", s->deliveries);
 

@@ -16,6 +16,7 @@
  *     reason NUMBER
  *     note NOW CODE SUCCESS SECRET
  *     merge SECRET SECRET
+ *     health NOW SECRET ...
  *
  * "nomem" before "decide" lets each allocation fail.  A secret is
  *
@@ -471,6 +472,34 @@ units_merge(void)
 }
 
 
+/* of each of them, and the worst */
+
+static void
+units_health(void)
+{
+    time_t                now;
+    u_char               *buf;
+    ngx_uint_t            i;
+    ngx_asana_secret_t   *s;
+    ngx_asana_secrets_t   secrets;
+
+    now = units_number(" ");
+    buf = units_read(&secrets);
+
+    s = ngx_asana_secrets_first(&secrets);
+
+    for (i = 0; i < secrets.n; i++) {
+        printf("%s ", ngx_asana_health_names[ngx_asana_health(s, now)].data);
+        s = ngx_asana_secret_next(s);
+    }
+
+    printf("%s\n",
+           ngx_asana_health_names[ngx_asana_health_worst(&secrets, now)].data);
+
+    free(buf);
+}
+
+
 static void
 units_enroll(void)
 {
@@ -524,6 +553,9 @@ main(void)
 
         } else if (strcmp(command, "note") == 0) {
             units_note();
+
+        } else if (strcmp(command, "health") == 0) {
+            units_health();
 
         } else if (strcmp(command, "merge") == 0) {
             units_merge();
