@@ -33,7 +33,6 @@ typedef struct {
     ngx_asana_counters_t   *counters;
     ngx_asana_forget_pt     forget;
     void                   *data;       /* of it */
-
     ngx_atomic_t           *shared;     /* [NGX_ASANA_SHARED], or NULL */
 
     /* in the main thread, for each task, before its handler */
@@ -54,8 +53,8 @@ typedef struct {
 
 
 /*
- * "change" runs in the store's thread, everything else in the worker's main
- * thread, and nothing there may wait for a disk or a network.
+ * "change" and "walk" run in the store's thread, all else in the
+ * worker's main thread, and nothing there may wait for a disk or a network.
  */
 
 typedef struct {
@@ -93,7 +92,7 @@ typedef struct {
     void                  (*cancel)(void *backend, ngx_queue_t *q);
 
     /*
-     * In the thread: decides on each task of the batch by the policy, makes
+     * Decides on each task of the batch by the policy, makes
      * it durable and sets its outcome, which is FAILED before.  An empty
      * batch only prepares the backend: to open it anew after a failure.
      */
@@ -111,6 +110,10 @@ typedef struct {
                                   ngx_log_t *log);
 
     ngx_int_t             (*stat)(void *backend, ngx_asana_stat_t *stat,
+                                  ngx_log_t *log);
+
+    /* as list(), after "change"; listing->after has room, and moves on */
+    ngx_int_t             (*walk)(void *backend, ngx_asana_listing_t *listing,
                                   ngx_log_t *log);
 } ngx_asana_backend_t;
 

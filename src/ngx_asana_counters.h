@@ -41,6 +41,7 @@ typedef enum {
 #define NGX_ASANA_WORDS    24
 #define NGX_ASANA_BUCKETS  14
 #define NGX_ASANA_CREATES  64
+#define NGX_ASANA_HOOKS    8
 
 
 typedef struct {
@@ -52,6 +53,9 @@ typedef struct {
 typedef struct {
     ngx_atomic_t          count[NGX_ASANA_COUNTS][NGX_ASANA_WORDS];
     ngx_atomic_t          answers[NGX_ASANA_ANSWERS];
+    ngx_atomic_t          hooks[NGX_ASANA_HOOKS];       /* by their health */
+    ngx_atomic_t          tallied;                      /* when, seconds */
+    ngx_atomic_t          tallying;                     /* until when */
     ngx_asana_times_t     commits;                      /* durable ones */
     ngx_atomic_t          lookups;                      /* of the store */
     ngx_asana_times_t     queries;                      /* for look-ups */

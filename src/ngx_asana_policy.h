@@ -31,7 +31,8 @@ typedef enum {
     NGX_ASANA_FORGET,        /* by the gateway: a webhook was deleted */
     NGX_ASANA_RESEAL,        /* secrets of the zone by the first key */
     NGX_ASANA_CALL,          /* a create call begins, named by the id */
-    NGX_ASANA_CALL_END       /* both only where hosts share a store */
+    NGX_ASANA_CALL_END,      /* both only where hosts share a store */
+    NGX_ASANA_WALK           /* a step through all keys, which changes none */
 } ngx_asana_change_e;
 
 

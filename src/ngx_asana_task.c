@@ -22,7 +22,10 @@ ngx_asana_task_create(ngx_asana_change_e type, ngx_str_t *key,
 
     task->key.len = key->len;
     task->key.data = task->buf;
-    ngx_memcpy(task->buf, key->data, key->len);
+
+    if (key->len) {
+        ngx_memcpy(task->buf, key->data, key->len);
+    }
 
     return task;
 }
@@ -87,6 +90,10 @@ ngx_asana_task_fail(ngx_asana_task_t *task)
 void
 ngx_asana_task_free(ngx_asana_task_t *task)
 {
+    if (task->release) {
+        task->release(task);
+    }
+
     ngx_explicit_memzero(task, sizeof(ngx_asana_task_t));
     ngx_free(task);
 }

@@ -13,10 +13,13 @@
 
 
 typedef struct ngx_asana_task_s  ngx_asana_task_t;
+typedef struct ngx_asana_walk_s  ngx_asana_walk_t;
 
 /* called once, in the main thread; the task is read only */
 typedef void (*ngx_asana_task_pt)(ngx_asana_task_t *task,
     ngx_asana_outcome_e outcome);
+
+typedef void (*ngx_asana_release_pt)(ngx_asana_task_t *task);
 
 
 /* secrets that one RESEAL encrypts anew at most */
@@ -37,6 +40,8 @@ struct ngx_asana_task_s {
     ngx_uint_t              changes;    /* keys that CONFIRM, FORGET changed */
     ngx_uint_t              resealed;   /* RESEAL: secrets */
     uint64_t                left;       /* those of other keys */
+    ngx_asana_walk_t       *walk;       /* WALK */
+    ngx_asana_release_pt    release;    /* of it, or NULL */
     ngx_str_t               key;        /* of CONFIRM, FORGET see below */
     u_char                  buf[NGX_ASANA_MAX_KEY];
 };

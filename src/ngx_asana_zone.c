@@ -13,6 +13,7 @@
 
 #include "ngx_asana_zone.h"
 #include "ngx_asana_cache.h"
+#include "ngx_asana_walk.h"
 
 
 /* seconds after which a stored time of a delivery is too old */
@@ -49,6 +50,8 @@ static void ngx_asana_zone_listed(ngx_asana_listing_t *listing);
 static time_t ngx_asana_zone_interval(ngx_asana_zone_t *zone);
 static void ngx_asana_zone_write_back(ngx_asana_zone_t *zone, ngx_str_t *key,
     ngx_asana_secret_t *secret);
+static void ngx_asana_zone_merge(void *data, ngx_str_t *key,
+    ngx_asana_secrets_t *secrets);
 static void ngx_asana_zone_done(ngx_asana_task_t *task,
     ngx_asana_outcome_e outcome);
 static void ngx_asana_zone_forget(void *data, ngx_str_t *key,
@@ -380,7 +383,25 @@ ngx_asana_zone_post(ngx_asana_zone_t *zone, ngx_asana_task_t *task)
         return NGX_ERROR;
     }
 
+    if (task->walk) {
+        task->walk->now = ngx_time();
+        task->walk->pending = zone->conf->limits.pending;
+        task->walk->merge = ngx_asana_zone_merge;
+        task->walk->data = zone;
+    }
+
     return ngx_asana_store_post(zone->store, task);
+}
+
+
+/* in the store's thread */
+
+static void
+ngx_asana_zone_merge(void *data, ngx_str_t *key, ngx_asana_secrets_t *secrets)
+{
+    ngx_asana_zone_t *zone = data;
+
+    ngx_asana_cache_merge(zone->sh->cache, key, secrets);
 }
 
 

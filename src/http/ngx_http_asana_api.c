@@ -13,6 +13,7 @@
 #include "ngx_http_asana_api.h"
 #include "ngx_http_asana_answer.h"
 #include "ngx_http_asana_args.h"
+#include "ngx_http_asana_filter.h"
 #include "ngx_http_asana_header.h"
 #include "ngx_http_asana_metrics.h"
 #include "ngx_http_asana_request.h"
@@ -23,7 +24,7 @@
 
 
 typedef struct {
-    ngx_asana_listing_t             listing;    /* must be first */
+    ngx_http_asana_filter_t         filter;     /* must be first */
     ngx_http_asana_text_t           out;
     ngx_http_asana_zone_conf_t     *azcf;
     ngx_int_t                       left;
@@ -211,7 +212,9 @@ ngx_http_asana_api_hooks(ngx_http_request_t *r,
     default: /* NGX_HTTP_GET, NGX_HTTP_HEAD */
         allowed = 1 << NGX_HTTP_ASANA_ARG_KEY
                   | 1 << NGX_HTTP_ASANA_ARG_AFTER
-                  | 1 << NGX_HTTP_ASANA_ARG_LIMIT;
+                  | 1 << NGX_HTTP_ASANA_ARG_LIMIT
+                  | 1 << NGX_HTTP_ASANA_ARG_Q
+                  | 1 << NGX_HTTP_ASANA_ARG_HEALTH;
     }
 
     error = ngx_http_asana_args_read(r, allowed, &args);
@@ -282,6 +285,7 @@ ngx_http_asana_api_info(ngx_http_request_t *r,
         ngx_http_asana_text(&out, "\"store\":null,");
     }
 
+    ngx_http_asana_text_health(&out, azcf);
     ngx_http_asana_text_counters(&out, counters);
     ngx_http_asana_text(&out, "}\n");
 
@@ -327,15 +331,9 @@ ngx_http_asana_api_list(ngx_http_request_t *r,
     page->left = args->limit;
     page->last.data = page->buf;
 
-    /* one more tells whether there is another page */
+    page->filter.listing.shown = ngx_http_asana_api_page;
 
-    page->listing.after = args->value[NGX_HTTP_ASANA_ARG_AFTER];
-    page->listing.limit = args->limit + 1;
-    page->listing.shown = ngx_http_asana_api_page;
-
-    return ngx_http_asana_api_wait(ctx,
-                                   ngx_http_asana_request_list(ctx,
-                                                 &page->listing,
+    return ngx_http_asana_api_wait(ctx, ngx_http_asana_filter(ctx, args,
                                                  ngx_http_asana_api_listed));
 }
 
@@ -353,7 +351,9 @@ ngx_http_asana_api_listed(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
 
     if (rc == NGX_DONE) {
         ngx_http_asana_text(&page->out, "],\"next\":\"");
-        ngx_http_asana_text_escaped(&page->out, &page->last);
+        ngx_http_asana_text_escaped(&page->out, page->filter.next.len
+                                                ? &page->filter.next
+                                                : &page->last);
         ngx_http_asana_text(&page->out, "\"}\n");
 
     } else {

@@ -14,6 +14,8 @@ static void ngx_http_asana_metrics_row(ngx_http_asana_text_t *out,
     ngx_asana_counters_t *counters, ngx_asana_count_e count);
 static void ngx_http_asana_metrics_zone(ngx_http_asana_text_t *out,
     ngx_http_asana_zone_conf_t *azcf, ngx_str_t *name);
+static void ngx_http_asana_metrics_health(ngx_http_asana_text_t *out,
+    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *name);
 static void ngx_http_asana_metrics_store(ngx_http_asana_text_t *out,
     ngx_http_asana_zone_conf_t *azcf, ngx_str_t *name);
 static void ngx_http_asana_metrics_keys(ngx_http_asana_text_t *out,
@@ -83,6 +85,7 @@ ngx_http_asana_metrics(ngx_http_asana_text_t *out,
                                    counters, NGX_ASANA_COUNT_GATEWAY);
     }
 
+    ngx_http_asana_metrics_health(out, azcf, &name);
     ngx_http_asana_metrics_zone(out, azcf, &name);
     ngx_http_asana_metrics_store(out, azcf, &name);
     ngx_http_asana_metrics_engine(out, azcf, &name);
@@ -137,6 +140,31 @@ ngx_http_asana_metrics_zone(ngx_http_asana_text_t *out,
                                  "Shared memory of the zone.", usage.size);
     ngx_http_asana_metrics_gauge(out, name, "zone_entries",
                                  "Keys in the zone.", usage.entries);
+}
+
+
+static void
+ngx_http_asana_metrics_health(ngx_http_asana_text_t *out,
+    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *name)
+{
+    time_t      age;
+    ngx_uint_t  i, count[NGX_ASANA_HEALTHS];
+
+    if (ngx_asana_tally(azcf->tally, count, &age) != NGX_OK) {
+        return;
+    }
+
+    ngx_http_asana_metrics_head(out, "hooks", "gauge",
+                                "Keys in the store by their health.");
+
+    for (i = 0; i < NGX_ASANA_HEALTHS; i++) {
+        ngx_http_asana_text(out, "asana_hook_hooks{zone=\"%V\",health=\"%V\"}"
+                            " %ui\n", name, &ngx_asana_health_names[i],
+                            count[i]);
+    }
+
+    ngx_http_asana_metrics_gauge(out, name, "hooks_age_seconds",
+                                 "Time since these keys were counted.", age);
 }
 
 

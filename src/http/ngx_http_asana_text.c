@@ -93,6 +93,29 @@ ngx_http_asana_text_keys(ngx_http_asana_text_t *out,
 
 
 void
+ngx_http_asana_text_health(ngx_http_asana_text_t *out,
+    ngx_http_asana_zone_conf_t *azcf)
+{
+    time_t      age;
+    ngx_uint_t  i, count[NGX_ASANA_HEALTHS];
+
+    if (ngx_asana_tally(azcf->tally, count, &age) != NGX_OK) {
+        ngx_http_asana_text(out, "\"health\":null,");
+        return;
+    }
+
+    ngx_http_asana_text(out, "\"health\":{\"age\":%T", age);
+
+    for (i = 0; i < NGX_ASANA_HEALTHS; i++) {
+        ngx_http_asana_text(out, ",\"%V\":%ui", &ngx_asana_health_names[i],
+                            count[i]);
+    }
+
+    ngx_http_asana_text(out, "},");
+}
+
+
+void
 ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
     ngx_http_asana_zone_conf_t *azcf, ngx_str_t *key,
     ngx_asana_secrets_t *secrets)

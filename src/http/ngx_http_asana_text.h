@@ -38,6 +38,10 @@ void ngx_http_asana_text_counters(ngx_http_asana_text_t *out,
 void ngx_http_asana_text_keys(ngx_http_asana_text_t *out,
     ngx_asana_seal_usage_t *usage);
 
+/* Appends the keys by their health, a member of an object; null: not known */
+void ngx_http_asana_text_health(ngx_http_asana_text_t *out,
+    ngx_http_asana_zone_conf_t *azcf);
+
 /* Appends the object of a key and its secrets. */
 void ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
     ngx_http_asana_zone_conf_t *azcf, ngx_str_t *key,

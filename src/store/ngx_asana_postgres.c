@@ -77,6 +77,8 @@ static ngx_int_t ngx_asana_postgres_list(void *backend,
     ngx_asana_listing_t *listing, ngx_log_t *log);
 static ngx_int_t ngx_asana_postgres_stat(void *backend,
     ngx_asana_stat_t *stat, ngx_log_t *log);
+static ngx_int_t ngx_asana_postgres_walk(void *backend,
+    ngx_asana_listing_t *listing, ngx_log_t *log);
 
 static ngx_int_t ngx_asana_postgres_wait(ngx_asana_postgres_t *pg,
     ngx_queue_t *queue, ngx_queue_t *q);
@@ -106,7 +108,8 @@ ngx_asana_backend_t  ngx_asana_postgres = {
     ngx_asana_postgres_change_handler,
     ngx_asana_postgres_adopt,
     ngx_asana_postgres_list,
-    ngx_asana_postgres_stat
+    ngx_asana_postgres_stat,
+    ngx_asana_postgres_walk
 };
 
 
@@ -360,6 +363,24 @@ ngx_asana_postgres_stat(void *backend, ngx_asana_stat_t *stat, ngx_log_t *log)
     stat->writable = stat->readable && !ngx_asana_pq_failed(pg->writer);
 
     return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_asana_postgres_walk(void *backend, ngx_asana_listing_t *listing,
+    ngx_log_t *log)
+{
+    ngx_asana_postgres_t *pg = backend;
+
+    ngx_int_t  rc;
+
+    pthread_mutex_lock(&pg->mutex);
+
+    rc = ngx_asana_postgres_look_walk(pg->writer, pg->conf, listing, log);
+
+    pthread_mutex_unlock(&pg->mutex);
+
+    return rc;
 }
 
 

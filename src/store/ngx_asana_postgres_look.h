@@ -65,5 +65,10 @@ void ngx_asana_postgres_look(ngx_asana_pq_t *pq,
 ngx_int_t ngx_asana_postgres_look_visit(ngx_asana_postgres_look_t *look,
     ngx_asana_listing_t *listing);
 
+/* As walk() of a backend, by this connection. */
+ngx_int_t ngx_asana_postgres_look_walk(ngx_asana_pq_t *pq,
+    ngx_asana_backend_conf_t *conf, ngx_asana_listing_t *listing,
+    ngx_log_t *log);
+
 
 #endif /* _NGX_ASANA_POSTGRES_LOOK_H_INCLUDED_ */
