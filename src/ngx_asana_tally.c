@@ -14,7 +14,7 @@
 #define NGX_ASANA_TALLY_CLAIM  15
 
 /* microseconds that a step takes besides what its thread can measure */
-#define NGX_ASANA_TALLY_STEP   200
+#define NGX_ASANA_TALLY_STEP   300
 
 
 struct ngx_asana_tally_s {
