@@ -53,8 +53,8 @@ typedef struct {
 
 
 /*
- * "change" and "walk" run in the store's thread, all else in the
- * worker's main thread, and nothing there may wait for a disk or a network.
+ * "change" and "walk" run in the store's thread, all else in the worker's main
+ * thread, and nothing there may wait for a disk or a network.
  */
 
 typedef struct {
@@ -80,10 +80,9 @@ typedef struct {
     uint64_t              (*version)(void *backend);
 
     /*
-     * Appends the secrets of the key and sets the version.  NGX_OK, also if
-     * there are none; NGX_ERROR: not known; NGX_AGAIN: within seconds, by
-     * lookup->complete() with one of these in lookup->rc; a timer of the
-     * backend holds a worker that exits
+     * Appends the secrets of the key, if any, and sets the version.  NGX_OK;
+     * NGX_ERROR: not known; NGX_AGAIN: within seconds by lookup->complete(),
+     * with one of these in lookup->rc; a timer holds a worker that exits
      */
     ngx_int_t             (*find)(void *backend, ngx_asana_lookup_t *lookup,
                                   ngx_log_t *log);
@@ -92,9 +91,9 @@ typedef struct {
     void                  (*cancel)(void *backend, ngx_queue_t *q);
 
     /*
-     * Decides on each task of the batch by the policy, makes
-     * it durable and sets its outcome, which is FAILED before.  An empty
-     * batch only prepares the backend: to open it anew after a failure.
+     * Decides on each task of the batch by the policy, makes it durable and
+     * sets its outcome, which is FAILED before.  An empty batch only prepares
+     * the backend: to open it anew after a failure.
      */
     void                  (*change)(void *backend, ngx_queue_t *batch,
                                     ngx_log_t *log);

@@ -214,13 +214,8 @@ ngx_asana_postgres_free(ngx_asana_postgres_t *pg)
         (void) ngx_asana_thread_end(pg->thread, 0);
     }
 
-    if (pg->writer) {
-        ngx_asana_pq_destroy(pg->writer);
-    }
-
-    if (pg->reader) {
-        ngx_asana_pq_destroy(pg->reader);
-    }
+    ngx_asana_pq_destroy(pg->writer);
+    ngx_asana_pq_destroy(pg->reader);
 
     (void) pthread_mutex_destroy(&pg->mutex);
 
@@ -548,15 +543,7 @@ ngx_asana_postgres_answer(ngx_asana_postgres_t *pg, ngx_asana_lookup_t *lookup)
 {
     ngx_asana_row_set_t  *set;
 
-    lookup->rc = NGX_ERROR;
-    lookup->version = pg->look.version;
-    lookup->position = pg->look.read;
-
-    set = ngx_asana_rows_find(&pg->look.rows, &lookup->key);
-
-    if (pg->look.rc == NGX_OK && set && set->rc == NGX_OK) {
-        lookup->rc = ngx_asana_secrets_append(lookup->secrets, &set->secrets);
-    }
+    set = ngx_asana_postgres_look_answer(&pg->look, lookup);
 
     lookup->complete(lookup);
 

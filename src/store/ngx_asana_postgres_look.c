@@ -329,6 +329,26 @@ ngx_asana_postgres_look_count(ngx_asana_postgres_look_t *look, PGresult **res)
 }
 
 
+ngx_asana_row_set_t *
+ngx_asana_postgres_look_answer(ngx_asana_postgres_look_t *look,
+    ngx_asana_lookup_t *lookup)
+{
+    ngx_asana_row_set_t  *set;
+
+    lookup->rc = NGX_ERROR;
+    lookup->version = look->version;
+    lookup->position = look->read;
+
+    set = ngx_asana_rows_find(&look->rows, &lookup->key);
+
+    if (look->rc == NGX_OK && set && set->rc == NGX_OK) {
+        lookup->rc = ngx_asana_secrets_append(lookup->secrets, &set->secrets);
+    }
+
+    return set;
+}
+
+
 ngx_int_t
 ngx_asana_postgres_look_visit(ngx_asana_postgres_look_t *look,
     ngx_asana_listing_t *listing)

@@ -113,8 +113,10 @@ ngx_asana_pq_create(ngx_asana_backend_conf_t *conf, ngx_log_t *log)
 void
 ngx_asana_pq_destroy(ngx_asana_pq_t *pq)
 {
-    ngx_asana_pq_close(pq);
-    ngx_free(pq);
+    if (pq) {
+        ngx_asana_pq_close(pq);
+        ngx_free(pq);
+    }
 }
 
 
