@@ -12,6 +12,8 @@ use Time::HiRes qw(sleep time);
 use Time::Local qw(timegm);
 
 use Receiver qw(port request response sign wait_for);
+use HTTP2;
+use Postgres;
 use Upstream;
 
 my $secret = 'a-secret-of-printable-text-0123456789';
@@ -20,8 +22,11 @@ my ($body, $heartbeat) = ('{"events":[{"action":"changed"}]}', '{"events":[]}');
 my $t    = Receiver->new(expect => qr/Connection refused|too large body/);
 my $up   = Upstream->new($t);
 my $down = port();
+my $port = port();
+my $http2 = ($t->nginx('-V'))[1] =~ /http_v2_module/;
 
 $t->{server} = <<"END";
+    @{[$http2 ? "listen 127.0.0.1:$port http2;" : '']}
     location /api { asana_hook_api hooks write=on; }
     location /off {
         asana_hook hooks;
@@ -178,6 +183,32 @@ for my $uri ('/slow', '/ignore') {
     is hook($uri)->{answered}, undef, 'but nobody had an answer';
 }
 
+# over HTTP/2 a stream ends before its connection
+
+if ($http2) {
+    $t->answer(200);
+    my @request = ([':method', 'POST'], ['content-length', length $body],
+        ['x-hook-signature', sign($secret, $body)]);
+    my $h  = HTTP2->new($t->connection($port));
+    my $id = $h->headers(0, @request, [':path', '/a']);
+    $h->data($id, $body, 1);
+    is $h->wait($id)->{status}, 200, 'HTTP/2: a delivery';
+    $want{success}++;
+    is answers(), want(), 'is a success';
+
+    my $plan = $up->plan('stream', [gate => 'gostream'],
+        [send => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]);
+    my $n = hook('/slow')->{deliveries};
+    $id = $h->headers(0, @request, [':path', '/slow'], ['x-plan', $plan]);
+    $h->data($id, $body, 1);
+    $up->reached($plan);
+    close $h->{s};
+    ok wait_for(sub { hook('/slow')->{deliveries} > $n }), 'it leaves';
+    $want{aborted}++;
+    is answers(), want(), 'aborted';
+    is code('/slow'), 499, 'and kept';
+}
+
 # what the operator is told
 
 sub health {
@@ -244,5 +275,39 @@ deliver('/a', $body);
 ok wait_for(sub { commits() == $before + 1 }), 'a success is';
 
 $t->end;
+
+# what one host of a fleet has noted, the others tell
+
+SKIP: {
+    my $missing = Postgres::missing();
+    skip $missing, 1 if $missing;
+
+    my $pg = Postgres->new;
+    my ($one, $two) = map {
+        Receiver->new(
+            fleet  => $pg->uri,
+            zone   => "encryption_key=$pg->{dir}/key poll=300ms",
+            server => 'location /api { asana_hook_api hooks; }'
+        )->app->run
+    } 1, 2;
+    my $at = sub {
+        my ($host) = @_;
+        my $r = $host->call('GET', '/api/hooks?key=localhost/a');
+        my $s = decode_json($r->{body})->{secrets}[0];
+        return join ' ', $s->{health}, $s->{code} // 'none';
+    };
+
+    is $one->handshake('/a', $secret)->{status}, 200, 'a handshake';
+    is $at->($two), 'new none', 'both know it';
+    $_->answer(500) for $one, $two;
+    is $one->deliver('/a', $secret, $body)->{status}, 500, 'one fails';
+    ok wait_for(sub { $at->($two) eq 'failing 500' }), 'the other one tells';
+    is $two->deliver('/a', $secret, $body)->{status}, 500, 'it fails, too';
+    sleep 1.1;
+    $_->answer(204) for $one, $two;
+    is $one->deliver('/a', $secret, $body)->{status}, 204, 'one is well';
+    ok wait_for(sub { $at->($two) eq 'ok 204' }), 'so both of them are';
+    $_->end for $one, $two;
+}
 
 done_testing;
