@@ -25,6 +25,9 @@
 /* tasks of a worker that wait */
 #define NGX_ASANA_STORE_TASKS     1024
 
+/* when so many wait, no note is added */
+#define NGX_ASANA_STORE_NOTES     512
+
 /* milliseconds; Asana does not wait longer than that for an answer */
 #define NGX_ASANA_STORE_DEADLINE  10000
 
@@ -253,7 +256,15 @@ ngx_asana_store_post(ngx_asana_store_t *store, ngx_asana_task_t *task)
     task->outcome = NGX_ASANA_FAILED;
     task->owner = store->conf->data;
 
-    if (store->ntasks++ == NGX_ASANA_STORE_TASKS) {
+    if (store->ntasks++ >= NGX_ASANA_STORE_NOTES
+        && task->change.type == NGX_ASANA_NOTE)
+    {
+        /* it comes again in a minute, and a handshake does not */
+
+        goto failed;
+    }
+
+    if (store->ntasks > NGX_ASANA_STORE_TASKS) {
 
         ngx_asana_store_complain(store, "1024 changes wait already");
         goto failed;
