@@ -27,6 +27,7 @@
 
 typedef struct {
     ngx_asana_cache_t         *cache;
+    ngx_asana_events_t        *events;
     ngx_asana_counters_t       counters;
     ngx_atomic_t               shared[NGX_ASANA_SHARED];
 } ngx_asana_zone_shctx_t;
@@ -106,6 +107,11 @@ ngx_asana_zone_init(ngx_asana_zone_t *zone, ngx_shm_zone_t *shm_zone,
         return NGX_ERROR;
     }
 
+    sh->events = ngx_asana_events_create(zone->shpool);
+    if (sh->events == NULL) {
+        return NGX_ERROR;
+    }
+
     len = sizeof(" in asana_hook_zone \"\"") + shm_zone->shm.name.len;
 
     zone->shpool->log_ctx = ngx_slab_alloc(zone->shpool, len);
@@ -124,6 +130,7 @@ ngx_asana_zone_init(ngx_asana_zone_t *zone, ngx_shm_zone_t *shm_zone,
         /* secrets are read again, but create calls of before are in flight */
 
         sh->counters = old->sh->counters;
+        ngx_asana_events_copy(sh->events, old->sh->events);
     }
 
     zone->shpool->data = sh;
@@ -454,6 +461,13 @@ ngx_asana_counters_t *
 ngx_asana_zone_counters(ngx_asana_zone_t *zone)
 {
     return &zone->sh->counters;
+}
+
+
+ngx_asana_events_t *
+ngx_asana_zone_events(ngx_asana_zone_t *zone)
+{
+    return zone->sh->events;
 }
 
 

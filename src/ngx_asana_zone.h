@@ -9,6 +9,7 @@
 
 
 #include "ngx_asana_counters.h"
+#include "ngx_asana_events.h"
 #include "ngx_asana_secrets.h"
 #include "ngx_asana_store.h"
 
@@ -80,6 +81,10 @@ void ngx_asana_zone_note(ngx_asana_zone_t *zone, ngx_str_t *key, uint32_t hash,
 
 /* The counters of all workers, in the zone. */
 ngx_asana_counters_t *ngx_asana_zone_counters(ngx_asana_zone_t *zone);
+
+/* The latest decisions that were no success, of all workers, in the zone. */
+ngx_asana_events_t *ngx_asana_zone_events(ngx_asana_zone_t *zone);
+
 void ngx_asana_zone_usage(ngx_asana_zone_t *zone,
     ngx_asana_zone_usage_t *usage);
 

@@ -103,6 +103,7 @@ ngx_http_asana_delete_outcome(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
                       &ctx->azcf->name, &ctx->webhook);
 
         word = NGX_HTTP_ASANA_UNMATCHED;
+        ctx->cause = "the zone has no secret of a deleted webhook";
         break;
 
     default: /* NGX_ASANA_FAILED */
@@ -113,6 +114,7 @@ ngx_http_asana_delete_outcome(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
                       &ctx->webhook, &ctx->azcf->name);
 
         word = NGX_HTTP_ASANA_ERROR;
+        ctx->cause = "the secret of a deleted webhook could not be revoked";
     }
 
     return ngx_http_asana_request_finish(ctx, word, NGX_DECLINED, NULL);

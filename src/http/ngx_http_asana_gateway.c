@@ -71,10 +71,13 @@ ngx_http_asana_gateway(ngx_http_request_t *r, ngx_http_asana_zone_conf_t *azcf)
                       "asana_hook: call refused by zone \"%V\": a browser "
                       "sends it from another site", &azcf->name);
 
-        ctx->word = NGX_HTTP_ASANA_REFUSED;
-        ctx->rc = NGX_HTTP_FORBIDDEN;
+        /* answers of Asana are counted, and this has none */
 
-        return ctx->rc;
+        ctx->counted = 1;
+        ctx->cause = "a browser sends it from another site";
+
+        return ngx_http_asana_request_finish(ctx, NGX_HTTP_ASANA_REFUSED,
+                                             NGX_HTTP_FORBIDDEN, NULL);
     }
 
     hold = ngx_http_asana_hold_create(ctx);
@@ -240,6 +243,7 @@ ngx_http_asana_gateway_outcome(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
                       &ctx->azcf->name, &ctx->azcf->name);
 
         word = NGX_HTTP_ASANA_UNMATCHED;
+        ctx->cause = "the secret of a created webhook never came to the zone";
         break;
 
     case NGX_ASANA_REFUSED:
@@ -256,6 +260,7 @@ ngx_http_asana_gateway_outcome(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
                       &ctx->webhook, &ctx->azcf->name);
 
         word = NGX_HTTP_ASANA_ERROR;
+        ctx->cause = "the secret of a created webhook could not be confirmed";
     }
 
     return ngx_http_asana_request_finish(ctx, word, NGX_DECLINED, NULL);
@@ -273,6 +278,8 @@ ngx_http_asana_gateway_refused(ngx_http_asana_hold_t *hold)
     ctx = hold->ctx;
 
     ref = ngx_http_asana_word_name(&ctx->changed->key, &name, buf);
+
+    ctx->cause = "its key has as many active secrets as \"max_secrets\" allows";
 
     ngx_log_error(hold->log_level, ctx->r->connection->log, 0,
                   "asana_hook: the secret %*s of the created webhook \"%V\" "

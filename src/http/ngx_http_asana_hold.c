@@ -292,6 +292,7 @@ ngx_http_asana_hold_unreadable(ngx_http_asana_hold_t *hold, const char *reason)
     ngx_http_asana_ctx_t  *ctx;
 
     ctx = hold->ctx;
+    ctx->cause = reason;
 
     ngx_log_error(hold->log_level, ctx->r->connection->log, 0,
                   "asana_hook: the answer to a %s call cannot be read by the "

@@ -92,14 +92,62 @@ ngx_http_asana_metrics(ngx_http_asana_text_t *out,
 }
 
 
+void
+ngx_http_asana_metrics_json(ngx_http_asana_text_t *out,
+    ngx_http_asana_zone_conf_t *azcf)
+{
+    ngx_asana_stat_t         stat;
+    ngx_asana_counters_t    *counters;
+    ngx_asana_zone_usage_t   usage;
+
+    counters = ngx_asana_zone_counters(azcf->zone);
+
+    ngx_asana_zone_usage(azcf->zone, &usage);
+
+    ngx_http_asana_text(out, "{\"zone\":\"");
+    ngx_http_asana_text_json(out, &azcf->name);
+    ngx_http_asana_text(out,
+                        "\",\"version\":\"" NGX_ASANA_VERSION
+                        "\",\"size\":%uz,\"used\":%uz,\"entries\":%ui,",
+                        usage.size, usage.used, usage.entries);
+
+    if (ngx_asana_zone_stat(azcf->zone, &stat) == NGX_OK) {
+        ngx_http_asana_text(out,
+                            "\"store\":{\"kind\":\"%s\",\"keys\":%uL,"
+                            "\"secrets\":%uL,\"pending\":%uL,"
+                            "\"size\":%uL,\"max_size\":%uz,"
+                            "\"commits\":%uL,\"lookups\":%uA,"
+                            "\"queries\":%uL,\"conflicts\":%uA,"
+                            "\"failures\":%uA,\"writable\":%s",
+                            ngx_asana_zone_backend(azcf->zone),
+                            stat.keys, stat.secrets, stat.pending,
+                            stat.used, azcf->store.max_size,
+                            ngx_asana_counters_total(&counters->commits),
+                            counters->lookups,
+                            ngx_asana_counters_total(&counters->queries),
+                            counters->conflicts, counters->failures,
+                            stat.writable ? "true" : "false");
+        ngx_http_asana_text_keys(out, &stat.usage);
+        ngx_http_asana_text(out, "},");
+
+    } else {
+        ngx_http_asana_text(out, "\"store\":null,");
+    }
+
+    ngx_http_asana_text_health(out, azcf);
+    ngx_http_asana_text_counters(out, counters);
+    ngx_http_asana_text(out, "}\n");
+}
+
+
 static void
 ngx_http_asana_metrics_head(ngx_http_asana_text_t *out,
     const char *name, const char *type, const char *help)
 {
     ngx_http_asana_text(out,
-                            "# HELP asana_hook_%s %s\n"
-                            "# TYPE asana_hook_%s %s\n",
-                            name, help, name, type);
+                        "# HELP asana_hook_%s %s\n"
+                        "# TYPE asana_hook_%s %s\n",
+                        name, help, name, type);
 }
 
 
@@ -117,9 +165,9 @@ ngx_http_asana_metrics_row(ngx_http_asana_text_t *out,
         }
 
         ngx_http_asana_text(out, "asana_hook_%s{zone=\"%V\",result=\"",
-                                name, zone);
+                            name, zone);
         ngx_http_asana_text_word(out, i,
-                                     count == NGX_ASANA_COUNT_DRY_RUNS);
+                                 count == NGX_ASANA_COUNT_DRY_RUNS);
         ngx_http_asana_text(out, "\"} %uA\n", counters->count[count][i]);
     }
 }

@@ -25,6 +25,9 @@ static void ngx_http_asana_request_changed(ngx_asana_task_t *task,
     ngx_asana_outcome_e outcome);
 static void ngx_http_asana_request_step(ngx_http_asana_ctx_t *ctx,
     ngx_int_t rc);
+static void ngx_http_asana_request_event(ngx_http_asana_ctx_t *ctx);
+static void ngx_http_asana_request_event_key(ngx_http_asana_ctx_t *ctx,
+    ngx_str_t *key);
 
 
 ngx_http_asana_ctx_t *
@@ -409,6 +412,7 @@ ngx_int_t
 ngx_http_asana_request_finish(ngx_http_asana_ctx_t *ctx,
     ngx_http_asana_word_e word, ngx_int_t rc, const char *reason)
 {
+    ngx_uint_t                  event;
     ngx_asana_count_e           count;
     ngx_asana_counters_t       *counters;
     ngx_http_asana_loc_conf_t  *ahcf;
@@ -423,9 +427,17 @@ ngx_http_asana_request_finish(ngx_http_asana_ctx_t *ctx,
                       (ctx->count == NGX_ASANA_COUNT_HANDSHAKES)
                       ? "handshake refused" : "request rejected",
                       &ctx->azcf->name, reason);
+
+        ctx->cause = reason;
     }
 
     count = ctx->count;
+
+    /* the heartbeat of a pending secret gets what it wants */
+
+    event = (ngx_http_asana_word_failures & 1 << word)
+            && rc != NGX_OK
+            && (!ctx->counted || count == NGX_ASANA_COUNT_GATEWAY);
 
     /* a failure of ours is no verdict that could be let pass */
 
@@ -451,7 +463,70 @@ ngx_http_asana_request_finish(ngx_http_asana_ctx_t *ctx,
         (void) ngx_atomic_fetch_add(&counters->count[count][word], 1);
     }
 
+    if (event) {
+        ngx_http_asana_request_event(ctx);
+    }
+
     return rc;
+}
+
+
+/* the id is also that of a secret which was refused */
+
+static void
+ngx_http_asana_request_event(ngx_http_asana_ctx_t *ctx)
+{
+    const char         *cause;
+    ngx_asana_event_t   event;
+
+    cause = ctx->cause;
+
+    if (cause == NULL) {
+        cause = (ctx->word == NGX_HTTP_ASANA_ABORTED)
+                ? "its client left, or its body did not come whole"
+                : "a failure of the server; the error log names it";
+    }
+
+    event.time = ngx_time();
+    event.word = ctx->word;
+    event.dry_run = ctx->dry_run;
+
+    event.text[NGX_ASANA_EVENT_ID].len = ctx->id[0] ? sizeof(ctx->id) : 0;
+    event.text[NGX_ASANA_EVENT_ID].data = ctx->id;
+
+    event.text[NGX_ASANA_EVENT_ADDRESS] = ctx->r->connection->addr_text;
+
+    event.text[NGX_ASANA_EVENT_REASON].len = ngx_strlen(cause);
+    event.text[NGX_ASANA_EVENT_REASON].data = (u_char *) cause;
+
+    ngx_http_asana_request_event_key(ctx, &event.text[NGX_ASANA_EVENT_KEY]);
+
+    ngx_asana_events_add(ngx_asana_zone_events(ctx->azcf->zone), &event);
+}
+
+
+/* what was rejected by its header may have no key yet, the gateway has none */
+
+static void
+ngx_http_asana_request_event_key(ngx_http_asana_ctx_t *ctx, ngx_str_t *key)
+{
+    ngx_str_null(key);
+
+    if (ctx->count == NGX_ASANA_COUNT_GATEWAY) {
+
+        if (ctx->word == NGX_HTTP_ASANA_REFUSED && ctx->changed) {
+            *key = ctx->changed->key;
+        }
+
+        return;
+    }
+
+    if (ctx->key.data) {
+        *key = ctx->key;
+
+    } else {
+        (void) ngx_http_complex_value(ctx->r, &ctx->azcf->key, key);
+    }
 }
 
 

@@ -56,6 +56,7 @@ struct ngx_http_asana_ctx_s {
     uint32_t                      hash;
     ngx_str_t                     secret;     /* of a handshake */
     ngx_str_t                     webhook;    /* its gid, or empty */
+    const char                   *cause;      /* as an event tells it */
 
     unsigned                      counted:1;
     unsigned                      dry_run:1;  /* it would be rejected */
@@ -104,7 +105,8 @@ ngx_int_t ngx_http_asana_request_change(ngx_http_asana_ctx_t *ctx,
 
 /*
  * The one end of each decision: sets the word and rc, logs the reason (NULL:
- * none), counts, and wipes the secrets.  Returns rc, NGX_DECLINED in a dry run.
+ * it is in ctx->cause, if there is one), counts, adds an event, and wipes the
+ * secrets.  Returns rc, NGX_DECLINED in a dry run.
  */
 ngx_int_t ngx_http_asana_request_finish(ngx_http_asana_ctx_t *ctx,
     ngx_http_asana_word_e word, ngx_int_t rc, const char *reason);

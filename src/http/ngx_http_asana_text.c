@@ -18,8 +18,6 @@ static void ngx_http_asana_text_row(ngx_http_asana_text_t *out,
     ngx_asana_counters_t *counters, ngx_asana_count_e count);
 static void ngx_http_asana_text_webhook(ngx_http_asana_text_t *out,
     ngx_asana_secret_t *s);
-static void ngx_http_asana_text_time(ngx_http_asana_text_t *out,
-    const char *name, time_t t);
 static ngx_buf_t *ngx_http_asana_text_buf(ngx_http_asana_text_t *out,
     size_t size);
 
@@ -192,7 +190,7 @@ ngx_http_asana_text_webhook(ngx_http_asana_text_t *out, ngx_asana_secret_t *s)
 }
 
 
-static void
+void
 ngx_http_asana_text_time(ngx_http_asana_text_t *out, const char *name,
     time_t t)
 {

@@ -47,6 +47,10 @@ void ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
     ngx_http_asana_zone_conf_t *azcf, ngx_str_t *key,
     ngx_asana_secrets_t *secrets);
 
+/* Appends a member of this name and a comma; the time 0 is null. */
+void ngx_http_asana_text_time(ngx_http_asana_text_t *out, const char *name,
+    time_t t);
+
 /* Appends the content of a JSON string, whatever the bytes are. */
 void ngx_http_asana_text_json(ngx_http_asana_text_t *out, ngx_str_t *text);
 

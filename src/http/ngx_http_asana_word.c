@@ -58,6 +58,12 @@ ngx_uint_t  ngx_http_asana_word_counts[NGX_ASANA_COUNTS] = {
 };
 
 
+ngx_uint_t  ngx_http_asana_word_failures =
+    ngx_http_asana_word_bit(REFUSED)
+    |ngx_http_asana_word_bits(PENDING, ERROR)
+    |ngx_http_asana_word_bits(UNMATCHED, UNREADABLE);
+
+
 void
 ngx_http_asana_word(ngx_str_t *text, ngx_http_asana_word_e word,
     ngx_uint_t dry_run)

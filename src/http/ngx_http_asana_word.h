@@ -41,6 +41,9 @@ typedef enum {
 /* by ngx_asana_count_e: a bit for each word that is counted so */
 extern ngx_uint_t  ngx_http_asana_word_counts[];
 
+/* a bit for each word that is no success */
+extern ngx_uint_t  ngx_http_asana_word_failures;
+
 
 /*
  * The text of a word, in upper case, with the suffix of a dry run if it is
