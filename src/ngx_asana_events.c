@@ -6,10 +6,10 @@
 
 /*
  * An event has a number, which grows by one, and lies in the record of this
- * number modulo "n".  A record tells its number when it is whole, and 0 while
- * it is written: a process that is killed meanwhile leaves no number.
+ * number modulo "n".  The number is written when the record is whole: where a
+ * process was killed before, there is one that is too old.
  *
- *     last = 6, n = 4:    4 | 5 | 6 | 3
+ *     last = 6, n = 4:    4 | 5 | 2 | 3        of 6 nothing is seen
  */
 
 
@@ -124,7 +124,6 @@ ngx_asana_events_add(ngx_asana_events_t *events, ngx_asana_event_t *event)
     new.number = ++events->last;
     record = &events->records[new.number % events->n];
 
-    record->number = 0;
     ngx_memory_barrier();
 
     ngx_memcpy(&record->time, &new.time, size);

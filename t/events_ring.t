@@ -91,6 +91,7 @@ my $t = Receiver->new(
         location /answer { return 201 "$http_x_answer"; } }',
     server   => "listen unix:$sock_dir/sock;" . <<'END'
         location /api { asana_hook_api hooks; }
+        location /write { asana_hook_api hooks write=on; }
         add_header X-Pid $pid always;
         client_body_timeout 300ms;
         location /quiet { asana_hook hooks; asana_hook_log_level info;
@@ -294,6 +295,14 @@ told('UNREADABLE', 'UNREADABLE - - it is no JSON object with one member '
 is create(member(9)), 201, 'a secret that did not come';
 told('UNMATCHED', 'UNMATCHED -', secret_id(secret(9)),
     'the secret of a created webhook never came to the zone');
+is(($t->many(shake('/full?p=confirm', 4)))[0]{status}, 200, 'a pending one');
+for my $n (5, 6) {
+    is $t->call('PUT', '/write/hooks?key=localhost/full',
+        ['X-Hook-Secret: ' . secret($n)])->{status}, 201, 'others come';
+}
+is create(member(4)), 201, 'now it has no room';
+told('REFUSED', 'REFUSED localhost/full', secret_id(secret(4)),
+    'its key has as many active secrets as "max_secrets" allows');
 is create('{}', 'Sec-Fetch-Site: cross-site'), 403, 'a browser';
 told('REFUSED', 'REFUSED - - a browser sends it from another site');
 
