@@ -39,6 +39,11 @@ $t->{http} = <<"END";
             default_type application/json;
             return 200 '{"hooks":[{"key":"RAW","ref":"a","secrets":[]}],"next":null}';
         }
+        location = /raw/events {
+            default_type application/json;
+            return 200 '{"events":[{"time":"RAW","word":"RAW","reason":"RAW",
+                "key":"RAW","ref":"RAW","cut":true,"id":null,"address":"RAW"}]}';
+        }
         location = /raw/ {
             default_type application/json;
             return 200 '{"zone":"RAW","secrets":[]}\\n';
@@ -105,6 +110,8 @@ runs 2, qr/an empty key/,                  'an empty key', @url, 'show', '';
 runs 2, qr/bad percent-encoding/,          'a bad ref', @url, 'show', 'ref:%1';
 runs 2, qr/16 hex digits/, 'a bad id', @url, 'revoke', 'a', 'xyz';
 runs 2, qr/SECONDS is/,                    'watch 0', @url, 'watch', 0;
+runs 2, qr/N is 1 to 1000/, "events $_", @url, 'events', $_
+    for 0, 1001, 'x';
 runs 2, qr/--timeout/, 'no time', @url, '--timeout', 0, 'list';
 runs 2, qr/1 to 480 bytes \(400\)/, 'a long key', @url, 'show', 'a' x 481;
 
@@ -271,6 +278,37 @@ for my $pattern (qr/^store\.keys +1003$/m, qr/^handshakes\.handshake +1$/m,
 }
 is decode_json(runs(0, qr/./, 'stats --json', @unix, '--json', 'stats'))
     ->{deliveries}{verified}, 3, 'in the form of the API';
+
+# events
+
+my $then   = qr/20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ/;
+my $titles = qr/TIME +WORD +KEY +SECRET +ADDRESS +REASON\n/;
+my $what   = qr/127\.0\.0\.1 +it has no "X-Hook-Signature"/;
+is $t->handshake('/pending', $other)->{status}, 200, 'a handshake';
+is $t->deliver('/pending', $other, '{"events":[{}]}')->{status}, 503,
+    'its secret is pending';
+runs 0, qr/^revoked$/, 'and revoked', @url, 'revoke', 'localhost/pending';
+for my $uri ('/ok', '/%E2%80%AE%1B%5B31m', '/%FF%C2%9B', '/' . 'l' x 490) {
+    is $t->call('POST', $uri, [], '')->{status}, 403, 'an unsigned request';
+}
+$text = runs 0, qr/\A$titles(?:$then +[A-Z].*\n)+\z/, 'events', @url, 'events';
+my @last = split /\n/, $text;
+like $last[-4], qr{^$then +UNSIGNED +localhost/ok +- +$what$}, 'the newest last';
+like $last[-3], qr/ ref:localhost%2F%E2%80%AE%1B%5B31m +- +$what$/,
+    'a key with control characters';
+like $last[-2], qr/ ref:localhost%2F%FF%C2%9B +- +$what$/, 'one of odd bytes';
+like $last[-1], qr{ localhost/l{300,}\.\.\. +- +$what$}, 'one that is cut';
+like $last[-5], qr{ PENDING +localhost/pending +@{[secret_id($other)]} },
+    'a secret';
+unlike $text, qr/[^ -~\n]/, 'nothing that a terminal would obey';
+$text = runs 0, qr/\A$titles/, 'events 1', @unix, 'events', 1;
+is scalar(() = $text =~ /\n/g), 2, 'one';
+$text = runs 0, qr/./, 'events --json', @url, '--json', 'events', 2;
+is_deeply [map { substr $_->{key}, 0, 11 } @{ decode_json($text)->{events} }],
+    ['localhost/l', "localhost/\x{fffd}"], 'in the form of the API';
+$text = runs 0, qr/\A$titles/, 'events of another server', '--url',
+    "$base/raw/", 'events';
+unlike $text, qr/[^ -~\n]/, 'nothing that a terminal would obey';
 
 # Runs "watch", kills it by the signal once it has printed the pattern twice.
 
