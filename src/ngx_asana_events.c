@@ -108,7 +108,10 @@ ngx_asana_events_add(ngx_asana_events_t *events, ngx_asana_event_t *event)
 
         len = ngx_min(event->text[i].len, NGX_ASANA_EVENTS_TEXT - size);
 
-        ngx_memcpy(new.text + size, event->text[i].data, len);
+        if (len) {
+            ngx_memcpy(new.text + size, event->text[i].data, len);
+        }
+
         new.len[i] = (u_short) len;
 
         size += len;
