@@ -97,6 +97,9 @@ my $t = Receiver->new(
         location /quiet { asana_hook hooks; asana_hook_log_level info;
             error_log DIR/quiet.log error;
             proxy_pass http://127.0.0.1:APP; }
+        location /real { asana_hook hooks;
+            set_real_ip_from 127.0.0.1; real_ip_header X-Real-IP;
+            proxy_pass http://127.0.0.1:APP; }
         location /again { asana_hook hooks; error_page 403 /third;
             proxy_pass http://127.0.0.1:APP; }
         location /third { asana_hook hooks; error_page 403 /fourth;
@@ -268,6 +271,14 @@ request($s, raw('/a', 'X: y', ''));
 is response($s)->{status}, 403, 'by a unix socket';
 is_deeply [map {"$_->{word} $_->{address}"} news(1)], ['UNSIGNED unix:'],
     'the address';
+is(($t->many(shake('/real', 1)))[0]{status}, 200, 'behind a proxy');
+for my $ip ('192.0.2.7', '2001:db8::7') {
+    $s = $t->connection;
+    request($s, substr delivery('/real', 1, $body, "X-Real-IP: $ip"), 0, -2);
+    close $s;
+    is_deeply [map {"$_->{word} $_->{address}"} news(1)], ["ABORTED $ip"],
+        'the address that realip tells';
+}
 
 # the gateway
 
