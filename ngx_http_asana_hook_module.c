@@ -9,6 +9,7 @@
 #include "ngx_http_asana_define.h"
 #include "ngx_http_asana_gateway.h"
 #include "ngx_http_asana_handler.h"
+#include "ngx_http_asana_page.h"
 
 
 #define NGX_HTTP_ASANA_HOOK_VAR_STATUS     0
@@ -539,6 +540,10 @@ ngx_http_asana_hook_init(ngx_conf_t *cf)
 
     if (amcf->zones.nelts == 0) {
         return NGX_OK;
+    }
+
+    if (ngx_http_asana_page_init(cf) != NGX_OK) {
+        return NGX_ERROR;
     }
 
     gateway = 0;

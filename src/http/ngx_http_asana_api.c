@@ -17,6 +17,7 @@
 #include "ngx_http_asana_events.h"
 #include "ngx_http_asana_header.h"
 #include "ngx_http_asana_metrics.h"
+#include "ngx_http_asana_page.h"
 #include "ngx_http_asana_request.h"
 #include "ngx_http_asana_site.h"
 
@@ -264,6 +265,10 @@ ngx_http_asana_api_info(ngx_http_request_t *r,
     ngx_http_asana_zone_conf_t *azcf, ngx_http_asana_args_t *args)
 {
     ngx_http_asana_text_t  out;
+
+    if (ngx_http_asana_page_wanted(r)) {
+        return ngx_http_asana_page(r);
+    }
 
     ngx_http_asana_answer_start(&out, r);
     ngx_http_asana_metrics_json(&out, azcf);

@@ -310,6 +310,20 @@ ngx_http_asana_text(ngx_http_asana_text_t *out, const char *fmt, ...)
 }
 
 
+void
+ngx_http_asana_text_string(ngx_http_asana_text_t *out, ngx_str_t *text)
+{
+    ngx_buf_t  *b;
+
+    b = ngx_http_asana_text_buf(out, text->len);
+
+    if (b) {
+        b->last = ngx_cpymem(b->last, text->data, text->len);
+        out->size += text->len;
+    }
+}
+
+
 /* the last buffer with room for size bytes, or a new one */
 
 static ngx_buf_t *

@@ -26,6 +26,9 @@ typedef struct {
 /* Appends text formatted as by ngx_sprintf(), at most 1024 bytes. */
 void ngx_http_asana_text(ngx_http_asana_text_t *out, const char *fmt, ...);
 
+/* Appends the text as it is, of any length. */
+void ngx_http_asana_text_string(ngx_http_asana_text_t *out, ngx_str_t *text);
+
 /* Appends a word in lower case; what a dry run counts has its suffix. */
 void ngx_http_asana_text_word(ngx_http_asana_text_t *out,
     ngx_http_asana_word_e word, ngx_uint_t dry_run);
