@@ -117,7 +117,8 @@ ngx_asana_events_add(ngx_asana_events_t *events, ngx_asana_event_t *event)
         size += len;
     }
 
-    new.cut = (len < event->text[NGX_ASANA_EVENT_KEY].len);
+    new.cut = (new.len[NGX_ASANA_EVENT_KEY]
+               < event->text[NGX_ASANA_EVENT_KEY].len);
 
     size += offsetof(ngx_asana_events_record_t, text)
             - offsetof(ngx_asana_events_record_t, time);
