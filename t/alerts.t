@@ -59,7 +59,8 @@ for (split /\n/, slurp('t/data/alerts')) {
     $cases[-1]{series}{$series} = $values;
     $well{$series} = $values if @cases == 1;
 }
-my %fired = map { $_ => 1 } map { @$_[1 .. $#$_] } map { @{$_->{fires}} } @cases;
+my @times = map { @{$_->{fires}} } @cases;
+my %fired = map { $_ => 1 } map { @$_[1 .. $#$_] } @times;
 is_deeply [sort keys %fired], [sort @names], 'each alert has a case';
 
 # what promtool reads

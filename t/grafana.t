@@ -10,7 +10,7 @@ use File::Temp qw(tempdir);
 use JSON::PP;
 use Test::More;
 
-use Receiver qw(wait_for);
+use Receiver;
 
 sub slurp {
     my ($name) = @_;
@@ -40,8 +40,8 @@ for my $panel (@{$board->{panels}}) {
 }
 cmp_ok scalar(@exprs), '>', 10, 'expressions';
 my ($source, $zone) = @{$board->{templating}{list}};
-is_deeply [@$source{qw(name type query)}], [qw(datasource datasource prometheus)],
-    'a variable for the data source';
+is_deeply [@$source{qw(name type query)}],
+    [qw(datasource datasource prometheus)], 'a variable for the data source';
 is_deeply [@$zone{qw(name type)}], [qw(zone query)], 'and one for the zone';
 
 # what nginx says, and what it says of a fleet alone, or of webhooks
