@@ -115,9 +115,17 @@ runs 2, qr/N is 1 to 1000/, "events $_", @url, 'events', $_
 runs 2, qr/--timeout/, 'no time', @url, '--timeout', 0, 'list';
 runs 2, qr/1 to 480 bytes \(400\)/, 'a long key', @url, 'show', 'a' x 481;
 
+is runs(0, qr/^usage/, 'help', 'help'), runs(0, qr/^usage/, 'as --help', '--help'),
+    'says the same';
+my ($version) = qx(cat src/ngx_asana.h) =~ /NGX_ASANA_VERSION\s+"(.*)"/;
+is runs(0, qr/./, '--version', '--version'), "asana-hook $version\n",
+    'is that of the module';
+runs 2, qr/--health is pending/, 'a bad health', @url, 'list', '--health', 'x';
+runs 2, qr/either a key or --health/, 'revoke of nothing', @url, 'revoke';
+
 # an empty zone, over each way
 
-my $head = qr/^KEY +ID +STATE +CREATED +LAST VERIFIED +WEBHOOK +DELIVERIES\n/;
+my $head = qr/^KEY +ID +STATE +HEALTH +CREATED +LAST VERIFIED +WEBHOOK +DELIVERIES\n/;
 runs 0, qr/$head\z/, 'list over TCP', @url, 'list';
 runs 0, qr/$head\z/, 'list over a socket', @unix, 'list';
 {
@@ -189,7 +197,7 @@ is $t->deliver('/a', $secret, '{"events":[{}]}')->{status}, 200,
 $t->words;
 
 my $id  = secret_id($secret);
-my $row = qr/^localhost\/a +$id +active +\S+Z +\S+Z +- +1$/m;
+my $row = qr/^localhost\/a +$id +active +ok +\S+Z +\S+Z +- +1$/m;
 runs 0, $row, 'show', @url, 'show', 'localhost/a';
 runs 0, $row, 'list', @unix, 'list';
 is decode_json(runs(0, qr/./, 'show --json', @url, '--json', 'show',
@@ -198,8 +206,24 @@ is decode_json(runs(0, qr/./, 'show --json', @url, '--json', 'show',
 # a pending one is confirmed, and revoked by its id
 
 is $t->handshake('/a', $other)->{status}, 200, 'a handshake';
-runs 0, qr/^localhost\/a +@{[secret_id($other)]} +pending +\S+Z +never +- +0$/m,
+runs 0, qr/^localhost\/a +@{[secret_id($other)]} +pending +pending +\S+Z +never +- +0$/m,
     'show of a pending one', @url, 'show', 'localhost/a';
+is $t->handshake('/only', $other)->{status}, 200, 'one of its own';
+my $pending = qr/^localhost\/only +@{[secret_id($other)]} +pending +pending /m;
+runs 0, $pending, 'list by health', @url, 'list', '--health', 'pending';
+is_deeply decode_json(runs(0, qr/./, 'list by health --json', @url, '--json',
+        'list', '--health', 'dead'))->{hooks}, [], 'none is dead';
+{
+    my ($got, $text) = tool("no\n", @url, 'revoke', '--health', 'pending');
+    is $got, 1, 'revoke by health asks';
+    like $text, $pending, 'shows them';
+    like $text, qr/revoke these 1, for good\?.*nothing was revoked/s, 'first';
+}
+runs 0, $pending, 'it is still there', @url, 'show', 'localhost/only';
+runs 0, qr/^revoked 1$/m, 'revoke by health', @url, 'revoke', '--health',
+    'pending', '--yes';
+runs 0, qr/^no secret is pending$/m, 'and again', @url, 'revoke', '--health',
+    'pending';
 put 0, qr/^confirmed$/, 'confirms it', $other, @url, 'put', 'localhost/a';
 is $t->deliver('/a', $other, '{"events":[{}]}')->{status}, 200,
     'its delivery passes';
@@ -271,7 +295,7 @@ is scalar(@{ decode_json($text)->{hooks} }), 1003, 'is one document';
 # counters
 
 $text = runs 0, qr/^zone +hooks$/m, 'stats', @unix, 'stats';
-for my $pattern (qr/^store\.keys +1003$/m, qr/^handshakes\.handshake +1$/m,
+for my $pattern (qr/^store\.keys +1003$/m, qr/^handshakes\.handshake +2$/m,
     qr/^deliveries\.verified +3$/m)
 {
     like $text, $pattern, 'counts';
