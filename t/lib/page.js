@@ -76,6 +76,7 @@ async function search(page, text, state) {
     seen.after = await rows(page, 'hooks');
     if (pictures) {
         await search(page, '');
+        await page.evaluate(() => scrollTo(0, 0));
         await page.screenshot({ path: `${pictures}/page-light.png` });
     }
 
