@@ -43,7 +43,10 @@ void
 ngx_asana_task_set_gid(ngx_asana_task_t *task, ngx_str_t *gid)
 {
     task->change.gid_len = (u_char) gid->len;
-    ngx_memcpy(task->change.gid, gid->data, gid->len);
+
+    if (gid->len) {
+        ngx_memcpy(task->change.gid, gid->data, gid->len);
+    }
 }
 
 
