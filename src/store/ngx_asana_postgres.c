@@ -16,6 +16,7 @@
 #include "ngx_asana_postgres_change.h"
 #include "ngx_asana_postgres_look.h"
 #include "ngx_asana_thread.h"
+#include "ngx_asana_uri.h"
 
 #include <ngx_event.h>
 #include <pthread.h>
@@ -86,8 +87,6 @@ static void ngx_asana_postgres_start(ngx_asana_postgres_t *pg);
 static ngx_int_t ngx_asana_postgres_prepare(ngx_asana_postgres_t *pg);
 static void ngx_asana_postgres_job(void *data);
 static void ngx_asana_postgres_done(void *data);
-static void ngx_asana_postgres_answer(ngx_asana_postgres_t *pg,
-    ngx_asana_lookup_t *lookup);
 static void ngx_asana_postgres_answer_page(ngx_asana_postgres_t *pg);
 static void ngx_asana_postgres_fail(ngx_asana_postgres_t *pg);
 static void ngx_asana_postgres_move(ngx_queue_t *to, ngx_queue_t *from);
@@ -98,7 +97,7 @@ static void ngx_asana_postgres_poll_handler(ngx_event_t *ev);
 ngx_asana_backend_t  ngx_asana_postgres = {
     "postgresql",
     0,
-    ngx_asana_pq_check,
+    ngx_asana_uri_check,
     ngx_asana_postgres_create,
     ngx_asana_postgres_open,
     ngx_asana_postgres_close,
@@ -491,8 +490,9 @@ ngx_asana_postgres_done(void *data)
 {
     ngx_asana_postgres_t *pg = data;
 
-    ngx_queue_t         *q;
-    ngx_asana_lookup_t  *lookup;
+    ngx_queue_t          *q;
+    ngx_asana_lookup_t   *lookup;
+    ngx_asana_row_set_t  *set;
 
     if (pg->pace.timer_set) {
         ngx_del_timer(&pg->pace);
@@ -522,7 +522,15 @@ ngx_asana_postgres_done(void *data)
         ngx_queue_remove(q);
 
         lookup = ngx_queue_data(q, ngx_asana_lookup_t, queue);
-        ngx_asana_postgres_answer(pg, lookup);
+        set = ngx_asana_postgres_look_answer(&pg->look, lookup);
+
+        lookup->complete(lookup);
+
+        /* the look-up may be gone by now; what failed has brought nothing */
+
+        if (set && pg->look.rc == NGX_OK) {
+            ngx_asana_journal_filled(&pg->journal, &pg->look, &set->key);
+        }
     }
 
     ngx_asana_postgres_answer_page(pg);
@@ -535,23 +543,6 @@ ngx_asana_postgres_done(void *data)
     pg->busy = 0;
 
     ngx_asana_postgres_pace_handler(&pg->pace);
-}
-
-
-static void
-ngx_asana_postgres_answer(ngx_asana_postgres_t *pg, ngx_asana_lookup_t *lookup)
-{
-    ngx_asana_row_set_t  *set;
-
-    set = ngx_asana_postgres_look_answer(&pg->look, lookup);
-
-    lookup->complete(lookup);
-
-    /* the look-up may be gone by now; what failed has brought nothing */
-
-    if (set && pg->look.rc == NGX_OK) {
-        ngx_asana_journal_filled(&pg->journal, &pg->look, &set->key);
-    }
 }
 
 
