@@ -54,7 +54,8 @@ typedef struct {
     ngx_atomic_t          count[NGX_ASANA_COUNTS][NGX_ASANA_WORDS];
     ngx_atomic_t          answers[NGX_ASANA_ANSWERS];
     ngx_atomic_t          hooks[NGX_ASANA_HOOKS];       /* by their health */
-    ngx_atomic_t          tallied;                      /* when, seconds */
+    ngx_atomic_t          failing;                      /* since when */
+    ngx_atomic_t          tallied;                      /* seconds, as these */
     ngx_atomic_t          tallying;                     /* until when */
     ngx_asana_times_t     commits;                      /* durable ones */
     ngx_atomic_t          lookups;                      /* of the store */

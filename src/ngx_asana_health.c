@@ -67,6 +67,29 @@ ngx_asana_health_worst(ngx_asana_secrets_t *secrets, time_t now)
 }
 
 
+time_t
+ngx_asana_health_since(ngx_asana_secrets_t *secrets, time_t now)
+{
+    time_t               since;
+    ngx_uint_t           i;
+    ngx_asana_secret_t  *s;
+
+    since = now;
+    s = ngx_asana_secrets_first(secrets);
+
+    for (i = 0; i < secrets->n; i++) {
+
+        if (ngx_asana_health(s, now) == NGX_ASANA_HEALTH_FAILING) {
+            since = ngx_min(since, s->failing);
+        }
+
+        s = ngx_asana_secret_next(s);
+    }
+
+    return since;
+}
+
+
 void
 ngx_asana_health_note(ngx_asana_secret_t *s, uint16_t code, ngx_uint_t success,
     time_t now)

@@ -51,6 +51,9 @@ ngx_asana_health_e ngx_asana_health(ngx_asana_secret_t *s, time_t now);
 ngx_asana_health_e ngx_asana_health_worst(ngx_asana_secrets_t *secrets,
     time_t now);
 
+/* Since when those that fail do, or the time given if none does. */
+time_t ngx_asana_health_since(ngx_asana_secrets_t *secrets, time_t now);
+
 /*
  * A verified delivery was answered now, with a code that is a success for
  * Asana or not.  A failure in the second of a success is too early to be

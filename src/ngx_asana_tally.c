@@ -22,6 +22,7 @@ struct ngx_asana_tally_s {
     ngx_event_t         timer;
     ngx_uint_t          walking;
     ngx_uint_t          count[NGX_ASANA_HEALTHS];   /* so far */
+    time_t              failing;
     ngx_str_t           after;
     u_char              buf[NGX_ASANA_MAX_KEY];
 };
@@ -57,9 +58,10 @@ ngx_asana_tally_create(ngx_pool_t *pool, ngx_asana_zone_t *zone)
 
 
 ngx_int_t
-ngx_asana_tally(ngx_asana_tally_t *tally, ngx_uint_t *count, time_t *age)
+ngx_asana_tally(ngx_asana_tally_t *tally, ngx_uint_t *count, time_t *failing,
+    time_t *age)
 {
-    time_t                 now, at;
+    time_t                 now, at, since;
     ngx_uint_t             i;
     ngx_asana_counters_t  *counters;
 
@@ -72,6 +74,7 @@ ngx_asana_tally(ngx_asana_tally_t *tally, ngx_uint_t *count, time_t *age)
         tally->walking = 1;
         tally->after.len = 0;
         tally->timer.log = ngx_cycle->log;
+        tally->failing = now;
         ngx_memzero(tally->count, sizeof(tally->count));
 
         ngx_asana_tally_step(tally);
@@ -85,6 +88,9 @@ ngx_asana_tally(ngx_asana_tally_t *tally, ngx_uint_t *count, time_t *age)
         count[i] = counters->hooks[i];
     }
 
+    since = counters->failing;
+
+    *failing = since ? ngx_max(now - since, 0) : 0;
     *age = ngx_max(now - at, 0);
 
     return NGX_OK;
@@ -155,6 +161,8 @@ ngx_asana_tally_handler(ngx_asana_task_t *task, ngx_asana_outcome_e outcome)
         tally->count[i] += walk->count[i];
     }
 
+    tally->failing = ngx_min(tally->failing, walk->failing);
+
     if (!walk->end) {
         last = &walk->listing.after;
 
@@ -174,6 +182,8 @@ ngx_asana_tally_handler(ngx_asana_task_t *task, ngx_asana_outcome_e outcome)
         counters->hooks[i] = tally->count[i];
     }
 
+    counters->failing = tally->count[NGX_ASANA_HEALTH_FAILING] ? tally->failing
+                                                               : 0;
     counters->tallied = ngx_time();
 
     ngx_asana_tally_end(tally);

@@ -22,13 +22,14 @@ ngx_asana_tally_t *ngx_asana_tally_create(ngx_pool_t *pool,
     ngx_asana_zone_t *zone);
 
 /*
- * In the main thread of a worker: sets count[NGX_ASANA_HEALTHS], and the age
- * in seconds of these numbers; NGX_DECLINED if nothing was counted yet.  If
- * they are not of this second, and no worker counts already, this one starts
+ * In the main thread of a worker: sets count[NGX_ASANA_HEALTHS], for how many
+ * seconds the first of those that fail has failed, or 0, and the age in seconds
+ * of all this; NGX_DECLINED if nothing was counted yet.  If it is not of this
+ * second, and no worker counts already, this one starts
  * to, and takes a hundredth of a core at most.
  */
 ngx_int_t ngx_asana_tally(ngx_asana_tally_t *tally, ngx_uint_t *count,
-    time_t *age);
+    time_t *failing, time_t *age);
 
 
 #endif /* _NGX_ASANA_TALLY_H_INCLUDED_ */

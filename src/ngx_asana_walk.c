@@ -72,6 +72,11 @@ ngx_asana_walk_visit(ngx_asana_listing_t *listing, ngx_str_t *key,
         health = ngx_asana_health_worst(secrets, walk->now);
         walk->count[health]++;
 
+        if (health == NGX_ASANA_HEALTH_FAILING) {
+            walk->failing = ngx_min(walk->failing,
+                                    ngx_asana_health_since(secrets, walk->now));
+        }
+
         if (walk->limit
             && (walk->health & 1 << health)
             && ngx_asana_walk_has_text(walk, key))

@@ -50,6 +50,7 @@ struct ngx_asana_walk_s {
     /* what is answered; listing.after is the last key that was visited */
 
     ngx_uint_t                count[NGX_ASANA_HEALTHS];
+    time_t                    failing;    /* the first one, or now */
     ngx_queue_t               found;      /* ngx_asana_walk_found_t */
     ngx_uint_t                end;        /* 1: there are no more keys */
     uint64_t                  usec;       /* of CPU time */

@@ -392,6 +392,7 @@ ngx_asana_zone_post(ngx_asana_zone_t *zone, ngx_asana_task_t *task)
 
     if (task->walk) {
         task->walk->now = ngx_time();
+        task->walk->failing = task->walk->now;
         task->walk->pending = zone->conf->limits.pending;
         task->walk->merge = ngx_asana_zone_merge;
         task->walk->data = zone;

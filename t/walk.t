@@ -8,6 +8,7 @@ use lib 't/lib';
 
 use JSON::PP qw(decode_json);
 use Test::More;
+use Time::Piece;
 
 use Postgres;
 use Receiver qw(raw request response sign wait_for);
@@ -87,6 +88,7 @@ sub check_filters {
     my ($calls, @hooks) = all($t, 'health=failing');
     is join(' ', keys_of(@hooks)), 'localhost/few/fails', 'what fails';
     is $hooks[0]{health}, 'failing', 'is shown as such';
+    my $since = $hooks[0]{secrets}[0]{failing_since};
     is $hooks[0]{secrets}[0]{deliveries}, 1,
         'with what the zone alone knows';
     ($calls, @hooks) = all($t, 'health=ok&q=few%2F');
@@ -124,6 +126,9 @@ sub check_filters {
         \%want, 'in the metrics as well';
     like $text, qr/^asana_hook_hooks_age_seconds\{zone="hooks"\} \d+$/m,
         'with their age';
+    my ($first) = $text =~ /^asana_hook_hooks_failing_seconds\{.*\} (\d+)$/m;
+    $since = Time::Piece->strptime($since, '%Y-%m-%dT%H:%M:%SZ')->epoch;
+    cmp_ok abs(time - $since - $first), '<=', 2, 'and how long the first fails';
 
     # what was asked for wrongly
 

@@ -195,10 +195,10 @@ static void
 ngx_http_asana_metrics_health(ngx_http_asana_text_t *out,
     ngx_http_asana_zone_conf_t *azcf, ngx_str_t *name)
 {
-    time_t      age;
+    time_t      age, failing;
     ngx_uint_t  i, count[NGX_ASANA_HEALTHS];
 
-    if (ngx_asana_tally(azcf->tally, count, &age) != NGX_OK) {
+    if (ngx_asana_tally(azcf->tally, count, &failing, &age) != NGX_OK) {
         return;
     }
 
@@ -211,6 +211,9 @@ ngx_http_asana_metrics_health(ngx_http_asana_text_t *out,
                             count[i]);
     }
 
+    ngx_http_asana_metrics_gauge(out, name, "hooks_failing_seconds",
+                                 "Time since the first of them failed.",
+                                 failing);
     ngx_http_asana_metrics_gauge(out, name, "hooks_age_seconds",
                                  "Time since these keys were counted.", age);
 }

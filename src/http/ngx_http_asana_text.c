@@ -94,10 +94,10 @@ void
 ngx_http_asana_text_health(ngx_http_asana_text_t *out,
     ngx_http_asana_zone_conf_t *azcf)
 {
-    time_t      age;
+    time_t      age, failing;
     ngx_uint_t  i, count[NGX_ASANA_HEALTHS];
 
-    if (ngx_asana_tally(azcf->tally, count, &age) != NGX_OK) {
+    if (ngx_asana_tally(azcf->tally, count, &failing, &age) != NGX_OK) {
         ngx_http_asana_text(out, "\"health\":null,");
         return;
     }
