@@ -332,9 +332,10 @@ ngx_asana_cache_note(ngx_asana_cache_t *cache, ngx_str_t *key, uint32_t hash,
 {
     time_t               now;
     u_char               state;
-    ngx_uint_t           due;
+    ngx_uint_t           bits;
     ngx_asana_secret_t  *s;
 
+    bits = 0;
     now = ngx_time();
 
     ngx_shmtx_lock(&cache->shpool->mutex);
@@ -353,11 +354,16 @@ ngx_asana_cache_note(ngx_asana_cache_t *cache, ngx_str_t *key, uint32_t hash,
     /* one that fails now and then: its first failure of a second, its end */
 
     state = ngx_asana_health_state(s);
-    due = (now - s->stored >= interval
-           || s->stored > now
-           || (state != s->told && (success || s->stored != now)));
 
-    if (due) {
+    if (now - s->stored >= interval
+        || s->stored > now
+        || (state != s->told && (success || s->stored != now)))
+    {
+        bits = NGX_ASANA_CACHE_DUE;
+
+        if ((s->told ^ state) & NGX_ASANA_HEALTH_FAILS) {
+            bits |= NGX_ASANA_CACHE_TURNED;
+        }
 
         /* claimed: no other worker writes it as well */
 
@@ -371,7 +377,7 @@ ngx_asana_cache_note(ngx_asana_cache_t *cache, ngx_str_t *key, uint32_t hash,
 
     ngx_shmtx_unlock(&cache->shpool->mutex);
 
-    return due;
+    return bits;
 }
 
 

@@ -45,11 +45,15 @@ void ngx_asana_cache_merge(ngx_asana_cache_t *cache, ngx_str_t *key,
 
 /*
  * Notes that a delivery which the secret verified at secret->verified is
- * answered now with secret->code.  Returns 1 if the store is to know, for it
- * has another state or a time that is older than so many seconds; nobody else
- * is told so then, and the times of "secret", a copy without its text, are
- * what it is to have.
+ * answered now with secret->code, and returns bits.  DUE: the store is to know,
+ * for it has another state or a time that is older than so many seconds; nobody
+ * else is told so then, and the times of "secret", a copy without its text, are
+ * what it is to have.  TURNED besides: it has begun to fail, or has ceased to,
+ * as secret->failing tells.
  */
+#define NGX_ASANA_CACHE_DUE     1
+#define NGX_ASANA_CACHE_TURNED  2
+
 ngx_uint_t ngx_asana_cache_note(ngx_asana_cache_t *cache, ngx_str_t *key,
     uint32_t hash, ngx_asana_secret_t *secret, ngx_uint_t success,
     time_t interval);

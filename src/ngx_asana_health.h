@@ -38,8 +38,9 @@ typedef enum {
 #define NGX_ASANA_HEALTH_DEAD_AFTER  (25 * 3600)
 
 /* what a store knows of it: whether it fails, and the class of the code */
+#define NGX_ASANA_HEALTH_FAILS  16
 #define ngx_asana_health_state(s)                                             \
-    ((u_char) (((s)->failing ? 16 : 0) + (s)->code / 100))
+    ((u_char) (((s)->failing ? NGX_ASANA_HEALTH_FAILS : 0) + (s)->code / 100))
 
 
 /* The words of ngx_asana_health_e. */

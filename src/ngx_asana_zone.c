@@ -330,18 +330,23 @@ ngx_asana_zone_stat(ngx_asana_zone_t *zone, ngx_asana_stat_t *stat)
  * active secret for an inactive one.
  */
 
-void
+ngx_uint_t
 ngx_asana_zone_note(ngx_asana_zone_t *zone, ngx_str_t *key, uint32_t hash,
     ngx_asana_secret_t *secret, ngx_asana_answer_e answer)
 {
+    ngx_uint_t  bits;
+
     (void) ngx_atomic_fetch_add(&zone->sh->counters.answers[answer], 1);
 
-    if (ngx_asana_cache_note(zone->sh->cache, key, hash, secret,
-                             answer == NGX_ASANA_ANSWER_SUCCESS,
-                             ngx_asana_zone_interval(zone)))
-    {
+    bits = ngx_asana_cache_note(zone->sh->cache, key, hash, secret,
+                                answer == NGX_ASANA_ANSWER_SUCCESS,
+                                ngx_asana_zone_interval(zone));
+
+    if (bits & NGX_ASANA_CACHE_DUE) {
         ngx_asana_zone_write_back(zone, key, secret);
     }
+
+    return (bits & NGX_ASANA_CACHE_TURNED) ? 1 : 0;
 }
 
 

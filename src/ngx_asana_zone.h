@@ -74,9 +74,10 @@ ngx_int_t ngx_asana_zone_stat(ngx_asana_zone_t *zone, ngx_asana_stat_t *stat);
  * Notes that a delivery which the secret verified at secret->verified is
  * answered now, with secret->code: in the zone and, if what the store has is
  * too old, there as well.  The secret is a copy without its text, and is
- * changed.
+ * changed.  Returns 1 if it has begun to fail or has ceased to, as
+ * secret->failing tells.
  */
-void ngx_asana_zone_note(ngx_asana_zone_t *zone, ngx_str_t *key, uint32_t hash,
+ngx_uint_t ngx_asana_zone_note(ngx_asana_zone_t *zone, ngx_str_t *key, uint32_t hash,
     ngx_asana_secret_t *secret, ngx_asana_answer_e answer);
 
 /* The counters of all workers, in the zone. */

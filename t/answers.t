@@ -238,6 +238,24 @@ sleep 1.1;
 is deliver('/a', $body)->{status}, 200, 'a success';
 is health('/a'), 'ok', 'is well';
 
+# the log tells of the first failure, and of the success after it
+
+sub told {
+    my ($what) = @_;
+    my @lines = $t->slurp('error.log')
+        =~ /^.*\[(\w+)\].* webhook of key "localhost\/a" .* $what/mg;
+    return join ' ', @lines;
+}
+
+my @told = (told('fails: Asana got 500'), told('succeeds'));
+$t->answer(500);
+sleep 1.1;
+is deliver('/a', $body)->{status}, 500, 'a failure' for 1 .. 3;
+is told('fails: Asana got 500'), "$told[0] error" =~ s/^ //r, 'is told once';
+$t->answer(200);
+is deliver('/a', $body)->{status}, 200, 'a success' for 1 .. 3;
+is told('succeeds'), "$told[1] notice" =~ s/^ //r, 'and its end, once';
+
 # a restart forgets nothing, though all of it came within an hour
 
 $t->answer(200);

@@ -125,7 +125,7 @@ runs 2, qr/either a key or --health/, 'revoke of nothing', @url, 'revoke';
 
 # an empty zone, over each way
 
-my $head = qr/^KEY +ID +STATE +HEALTH +CREATED +LAST VERIFIED +WEBHOOK +DELIVERIES\n/;
+my $head = qr/^KEY +ID +STATE +HEALTH +LAST VERIFIED +LAST CODE +DELETED AT +WEBHOOK +DELIVERIES\n/;
 runs 0, qr/$head\z/, 'list over TCP', @url, 'list';
 runs 0, qr/$head\z/, 'list over a socket', @unix, 'list';
 {
@@ -197,7 +197,7 @@ is $t->deliver('/a', $secret, '{"events":[{}]}')->{status}, 200,
 $t->words;
 
 my $id  = secret_id($secret);
-my $row = qr/^localhost\/a +$id +active +ok +\S+Z +\S+Z +- +1$/m;
+my $row = qr/^localhost\/a +$id +active +ok +\S+Z +200 +- +- +1$/m;
 runs 0, $row, 'show', @url, 'show', 'localhost/a';
 runs 0, $row, 'list', @unix, 'list';
 is decode_json(runs(0, qr/./, 'show --json', @url, '--json', 'show',
@@ -206,7 +206,7 @@ is decode_json(runs(0, qr/./, 'show --json', @url, '--json', 'show',
 # a pending one is confirmed, and revoked by its id
 
 is $t->handshake('/a', $other)->{status}, 200, 'a handshake';
-runs 0, qr/^localhost\/a +@{[secret_id($other)]} +pending +pending +\S+Z +never +- +0$/m,
+runs 0, qr/^localhost\/a +@{[secret_id($other)]} +pending +pending +- +- +- +- +0$/m,
     'show of a pending one', @url, 'show', 'localhost/a';
 is $t->handshake('/only', $other)->{status}, 200, 'one of its own';
 my $pending = qr/^localhost\/only +@{[secret_id($other)]} +pending +pending /m;
@@ -296,7 +296,8 @@ is scalar(@{ decode_json($text)->{hooks} }), 1003, 'is one document';
 
 $text = runs 0, qr/^zone +hooks$/m, 'stats', @unix, 'stats';
 for my $pattern (qr/^store\.keys +1003$/m, qr/^handshakes\.handshake +2$/m,
-    qr/^deliveries\.verified +3$/m)
+    qr/^deliveries\.verified +3$/m, qr/^answers\.success +3$/m,
+    qr/^used +[1-9]\d+$/m)
 {
     like $text, $pattern, 'counts';
 }

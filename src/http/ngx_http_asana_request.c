@@ -16,6 +16,8 @@
 
 static void ngx_http_asana_request_cleanup(void *data);
 static void ngx_http_asana_request_answered(ngx_http_asana_ctx_t *ctx);
+static void ngx_http_asana_request_turned(ngx_http_asana_ctx_t *ctx,
+    ngx_uint_t status);
 static ngx_http_asana_word_e ngx_http_asana_request_lost(
     ngx_http_asana_ctx_t *ctx);
 static void ngx_http_asana_request_wait(ngx_http_asana_ctx_t *ctx);
@@ -138,8 +140,36 @@ ngx_http_asana_request_answered(ngx_http_asana_ctx_t *ctx)
 
     ctx->verified.code = (uint16_t) status;
 
-    ngx_asana_zone_note(ctx->azcf->zone, &ctx->key, ctx->hash, &ctx->verified,
-                        answer);
+    if (ngx_asana_zone_note(ctx->azcf->zone, &ctx->key, ctx->hash,
+                            &ctx->verified, answer))
+    {
+        ngx_http_asana_request_turned(ctx, status);
+    }
+}
+
+
+static void
+ngx_http_asana_request_turned(ngx_http_asana_ctx_t *ctx, ngx_uint_t status)
+{
+    u_char                      buf[3 * NGX_ASANA_MAX_KEY];
+    ngx_str_t                   name;
+    const char                 *ref;
+    ngx_http_asana_loc_conf_t  *ahcf;
+
+    ahcf = ngx_http_get_module_loc_conf(ctx->r, ngx_http_asana_hook_module);
+    ref = ngx_http_asana_word_name(&ctx->key, &name, buf);
+
+    if (ctx->verified.failing) {
+        ngx_log_error(ahcf->log_level, ctx->r->connection->log, 0,
+                      "asana_hook: the webhook of key \"%s%V\" in zone \"%V\" "
+                      "fails: Asana got %ui, and deletes it if that goes on for "
+                      "24 hours", ref, &name, &ctx->azcf->name, status);
+
+    } else {
+        ngx_log_error(NGX_LOG_NOTICE, ctx->r->connection->log, 0,
+                      "asana_hook: the webhook of key \"%s%V\" in zone \"%V\" "
+                      "succeeds again", ref, &name, &ctx->azcf->name);
+    }
 }
 
 
