@@ -7,6 +7,7 @@ use warnings;
 use lib 't/lib';
 
 use File::Copy qw(copy);
+use IO::Socket::INET;
 use Test::More;
 use Time::HiRes qw(sleep);
 
@@ -503,7 +504,7 @@ sub standby {
 SKIP: {
     my ($name) = grep {/^PgBouncer/} @order;
     $seen{$name}++;
-    skip 'needs PgBouncer (pgbouncer on Debian)', 5 if !$bouncer;
+    skip 'needs PgBouncer (pgbouncer on Debian)', 6 if !$bouncer;
     my $port = port();
     write_file('users', qq("asana_hook" "plain-password"\n));
     write_file('bouncer.ini', <<"END");
@@ -527,6 +528,9 @@ END
         POSIX::setuid($pg->{user}[0]);
         exec $bouncer, '-q', "$dir/bouncer.ini" or POSIX::_exit(127);
     }
+    ok wait_for(sub {
+        IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port)
+    }), 'PgBouncer listens';
     my $uri = "postgresql://asana_hook\@127.0.0.1:$port/hooks?sslmode=disable";
     my ($host, @more) = map { well(uri => $uri) } 1 .. 3;
     row('PgBouncer', $host, $usual);
