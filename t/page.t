@@ -20,6 +20,7 @@ my $t = Receiver->new(
     server   => <<'END',
     location /api { asana_hook_api hooks write=on; }
     location /look/ { asana_hook_api hooks; }
+    location /gateway { asana_hook_gateway hooks; proxy_pass http://127.0.0.1:9; }
 END
     location => 'asana_hook_enroll $arg_p;'
 )->app->run;
@@ -51,6 +52,8 @@ $t->answer(500, '', 'broken');
 $t->deliver('/fails?p=first', $secret, $body);
 $t->handshake('/waits?p=confirm', $secret);
 $t->deliver('/unknown', $secret, $body);
+is $t->call('POST', '/gateway', ['Sec-Fetch-Site: cross-site'], '')->{status},
+    403, 'an event without a key';
 put('a/to-be-revoked');
 put('a/%3Cscript%3Ewindow.ran=1%3C%2Fscript%3E%3Cimg%20src=x%3E');
 put('a/script-%FF%FE-%E2%80%AE');
@@ -68,12 +71,14 @@ is_deeply $seen->{elsewhere}, [], 'no request to elsewhere';
 like $seen->{store}, qr/store lmdb is well/, 'the store is well';
 my @attention = @{$seen->{attention} || []};
 my ($fails) = grep {m{/fails}} @attention;
-like $fails, qr/failing since \d+ s in (?:24 h|23 h \d+ min)/, 'a webhook that fails, '
+like $fails, qr/failing for \d+ s in (?:24 h|23 h 59 min)/, 'a webhook that fails, '
     . 'and when Asana deletes it';
 like $fails, qr/ 500 /, 'with what Asana got';
 ok grep({m{/waits.*pending}} @attention), 'a pending one';
 ok grep({/UNKNOWN.*no secret is held for its key.*127\.0\.0\.1/}
         @{$seen->{events} || []}), 'the latest refusal, and why';
+ok grep({/REFUSED a browser sends it from another site/}
+        @{$seen->{events} || []}), 'one without a key';
 is $seen->{first}, 50, 'a page of webhooks';
 is $seen->{all}, 1_005, 'all of them';
 is scalar @{$seen->{html} || []}, 2, 'keys full of HTML, and of other bytes';
@@ -85,6 +90,8 @@ is scalar @{$seen->{before} || []}, 1, 'one to be revoked';
 like $seen->{question}, qr{a/to-be-revoked}, 'it asks';
 is scalar @{$seen->{kept} || []}, 1, 'no keeps it';
 is_deeply $seen->{after}, ['none found'], 'yes revokes it';
+like $seen->{refused}, qr/visible/, 'what the API refuses is told';
+like $seen->{other}, qr/ not that one/, 'a secret that is not the pending one';
 is $seen->{buttons}, 0, 'no button where it is read only';
 is $seen->{dark}, 'rgb(20, 23, 29)', 'dark';
 cmp_ok $seen->{wide}, '<=', 0, 'narrow';

@@ -13,7 +13,9 @@ const seen = { errors: [], elsewhere: [] };
 
 async function open(browser, where, options) {
     const page = await browser.newPage(options);
-    page.on('console', m => m.type() === 'error' && seen.errors.push(m.text()));
+    /* Chromium itself tells of an answer 400, which is what confirm() is after */
+    page.on('console', m => m.type() === 'error'
+        && !/status of 400/.test(m.text()) && seen.errors.push(m.text()));
     page.on('pageerror', e => seen.errors.push(e.message));
     page.on('dialog', d => { seen.errors.push('dialog'); d.dismiss(); });
     page.on('request', r => {
@@ -37,6 +39,15 @@ async function search(page, text, state) {
     await page.press('#q', 'Enter');
     await (await answer).finished();
     await page.waitForTimeout(100);
+}
+
+/* what the page says after a secret was given to the pending one */
+async function confirm(page, secret) {
+    await page.click('#attention button:has-text("Confirm")');
+    await page.fill('#secret', secret);
+    await page.click('#yes');
+    await page.waitForTimeout(500);
+    return page.innerText('#outcome');
 }
 
 (async () => {
@@ -79,6 +90,8 @@ async function search(page, text, state) {
         await page.evaluate(() => scrollTo(0, 0));
         await page.screenshot({ path: `${pictures}/page-light.png` });
     }
+    seen.refused = await confirm(page, 'short');
+    seen.other = await confirm(page, 'another-secret-of-printable-text-012345');
 
     const dark = await open(browser, readOnly,
         { colorScheme: 'dark', viewport: { width: 1280, height: 900 } });
