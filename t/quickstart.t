@@ -80,8 +80,18 @@ my ($api, $gateway) = $told =~ /^  (http:.*)\n  (http:.*)\n\z/m;
 my $target = $gateway =~ s{/asana/.*}{/its/own/path}r;
 my $list = qx(curl -s -H 'Authorization: Bearer x' '$api?workspace=1');
 like $list, qr{receive-webhook/1201}, 'the API of Asana';
-like qx(curl -s -d resource=1 -d target=$target $gateway), qr/"gid"/,
-    'the application creates one through nginx';
+for my $n (1, 2) {
+    my ($gid) = qx(curl -s -d resource=1 -d target=$target $gateway)
+        =~ /"gid":"(\d+)"/;
+    ok $gid, "the application creates one through nginx: $n";
+    is qx(curl -s -X DELETE $gateway/$gid -o /dev/null -w '%{http_code}'), 200,
+        'and deletes it';
+}
+my ($control) = $told =~ m{^  (tools/asana-hook --url http\S+ list)$}m;
+like qx($control), qr{^localhost/receive-webhook/1201 .* ok .* 200 }m,
+    "the operator's command";
+my ($page) = $told =~ m{^  (http://\S+/)$}m;
+like qx(curl -s -H 'Accept: text/html' $page), qr/^<!DOCTYPE html>/, 'a page';
 
 kill 'INT', $pid{serve};
 waitpid delete $pid{serve}, 0;
