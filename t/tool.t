@@ -117,6 +117,29 @@ runs 2, qr/1 to 480 bytes \(400\)/, 'a long key', @url, 'show', 'a' x 481;
 
 is runs(0, qr/^usage/, 'help', 'help'), runs(0, qr/^usage/, 'as --help', '--help'),
     'says the same';
+
+# the man page and the completion of bash know what it knows
+
+my $help = qx(tools/asana-hook --help);
+my $man  = qx(cat share/asana-hook.1) =~ s/\\-/-/gr;
+my %commands = map { $_ => 1 } $help =~ /^  ([a-z]+) /mg;
+delete $commands{'asana-hook'};
+my @options = do { my %o = map { $_ => 1 } $help =~ /(--[a-z]+)/g; sort keys %o };
+like $man, qr/^\.BR? \Q$_\E\b/m, "man: $_" for sort keys %commands;
+like $man, qr/\Q$_\E\b/, "man: $_" for @options;
+sub completed {
+    my (@words) = @_;
+    my $got = qx(bash -c '. share/bash-completion/asana-hook
+        COMP_WORDS=(asana-hook @words) COMP_CWORD=\$(( \${#COMP_WORDS[@]} - 1 ))
+        _asana_hook; printf "%s " \$(printf "%s\n" "\${COMPREPLY[@]}" | sort)' 2>&1);
+    return $got =~ s/ +\z//r;
+}
+is completed('""'), join(' ', sort 'help', keys %commands), 'completion: commands';
+is completed('--json', 're'), 'reseal revoke', 'behind an option';
+is completed('--'), "@options", 'options';
+is completed('list', '--health', 'd'), 'dead', 'health';
+is completed('show', '""'), '', 'no command behind a command';
+
 my ($version) = qx(cat src/ngx_asana.h) =~ /NGX_ASANA_VERSION\s+"(.*)"/;
 is runs(0, qr/./, '--version', '--version'), "asana-hook $version\n",
     'is that of the module';
