@@ -56,9 +56,13 @@ sub deliver {
 my $page = do { local (@ARGV, $/) = 'docs/operation.md'; <> };
 $page =~ s/.*^### A night on[^\n]*\n(.*?)^##.*/$1/ms or die "no night\n";
 
-# Which deliveries the zone has counted depends on what it held then.
+# Which deliveries the zone has counted depends on what it held then, and the
+# seconds on how busy the host is.
 
-sub same { my ($text) = @_; return $text =~ s/ +\d+$/ N/mgr }
+sub same {
+    my ($text) = @_;
+    return $text =~ s/ +\d+$/ N/mgr =~ s/(\d\d:\d\d):\d\d/$1:00/gr;
+}
 
 sub shows {
     my ($text, $name) = @_;
