@@ -146,6 +146,11 @@ is runs(0, qr/./, '--version', '--version'), "asana-hook $version\n",
 runs 2, qr/--health is pending/, 'a bad health', @url, 'list', '--health', 'x';
 runs 2, qr/either a key or --health/, 'revoke of nothing', @url, 'revoke';
 
+# nobody has asked before
+
+runs 0, qr/^health +not counted yet$/m, 'stats before the first count', @url,
+    'stats';
+
 # an empty zone, over each way
 
 my $head = qr/^KEY +ID +STATE +HEALTH +LAST VERIFIED +LAST CODE +DELETED AT +WEBHOOK +DELIVERIES\n/;
