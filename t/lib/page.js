@@ -104,7 +104,7 @@ async function confirm(page, secret) {
         { viewport: { width: 360, height: 700 } });
     seen.wide = await narrow.evaluate(
         () => document.documentElement.scrollWidth - window.innerWidth);
-    seen.names = await narrow.$$eval('#hooks tbody tr:first-child td', list =>
+    seen.names = await narrow.$$eval('#traffic td, #hooks tr:first-child td', list =>
         list.map(td => getComputedStyle(td, '::before').content.replace(/"/g, '')));
 
     await browser.close();
