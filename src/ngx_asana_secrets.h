@@ -97,9 +97,12 @@ ngx_asana_secret_t *ngx_asana_secrets_by_id(ngx_asana_secrets_t *secrets,
 ngx_asana_secret_t *ngx_asana_secrets_by_text(ngx_asana_secrets_t *secrets,
     u_char *text, size_t len);
 
+/* Takes times after now (a clock went wrong) for now: 1 if it was seen then. */
+ngx_uint_t ngx_asana_secret_settle(ngx_asana_secret_t *s, time_t now);
+
 /*
- * Removes those that are pending for "pending" seconds or more, and takes
- * times after now (a clock went wrong) for now: 1 if there were some.
+ * The same for all of them, 1 if there was such a one; removes those that are
+ * pending for "pending" seconds or more.
  */
 ngx_uint_t ngx_asana_secrets_settle(ngx_asana_secrets_t *secrets, time_t now,
     time_t pending);

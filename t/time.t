@@ -220,4 +220,33 @@ is event('/genuine', $genuine)->{status}, 503, 'is still pending';
 
 $t->end;
 
+# a clock that ran ahead hides no failure when it is right again
+
+$t = Receiver->new(server => 'location /api { asana_hook_api hooks write=on; }');
+$clock = Shim->new($t);
+$t->app->run;
+
+sub health_of {
+    my ($uri) = @_;
+    my $json = $t->call('GET', "/api/hooks?key=localhost$uri")->{body};
+    return join ' ', $json =~ /"health":"(\w+)"/g;
+}
+
+at(2 * $day);
+my ($fails, $silent) = (secret(), secret());
+$t->handshake('/fails',  $fails);
+$t->handshake('/silent', $silent);
+event('/fails',  $fails);
+event('/silent', $silent);
+is health_of($_), 'ok ok', "$_ is well" for '/fails', '/silent';
+at(0);
+is health_of($_), 'ok ok', "$_: so it is in the past" for '/fails', '/silent';
+$t->answer(500);
+ok wait_for(sub { event('/fails', $fails); health_of('/fails') =~ /failing/ }),
+    'a failure is one';
+at(10 * $hour);
+is health_of('/silent'), 'late late', 'nothing for 10 hours is late';
+
+$t->end;
+
 done_testing;
