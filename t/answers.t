@@ -40,6 +40,11 @@ $t->{server} = <<"END";
         proxy_pass http://127.0.0.1:$t->{app_port};
     }
     location = /other { return 204; }
+    location /after {
+        asana_hook hooks;
+        post_action /other;
+        proxy_pass http://127.0.0.1:$t->{app_port};
+    }
     location /here {
         asana_hook hooks;
         asana_hook_heartbeat answer;
@@ -95,7 +100,7 @@ sub commits {
 
 sub deliver { my ($uri, $text) = @_; return $t->deliver($uri, $secret, $text) }
 
-my @uris = qw(/a /off /error /here /down /dry /large /slow /ignore);
+my @uris = qw(/a /off /error /after /here /down /dry /large /slow /ignore);
 $t->handshake($_, $secret)->{status} == 200 or die "no handshake: $_\n"
     for @uris;
 
@@ -117,6 +122,7 @@ my @cases = (
     ['no ack, 202',          '/off',   202, 202, '2xx'],
     ['no ack, 410',          '/off',   410, 410, '4xx'],
     ['another page',         '/error', 500, 204, 'success'],
+    ['another one after it', '/after', 500, 500, '5xx'],
     ['no application',       '/down',  200, 502, '5xx'],
     ['nginx refuses it',     '/large', 200, 413, '4xx'],
     ['a verified dry run',   '/dry',   404, 404, '4xx'],

@@ -337,6 +337,7 @@ ngx_http_asana_delivery_verified(ngx_http_asana_ctx_t *ctx,
 
     ngx_memcpy(&ctx->verified, s, offsetof(ngx_asana_secret_t, data));
     ctx->verified.verified = ngx_max(s->verified, ngx_time());
+    ctx->verified.code = 0;
 
     (void) ngx_http_asana_request_finish(ctx, (heartbeat == NGX_OK)
                                               ? NGX_HTTP_ASANA_HEARTBEAT

@@ -124,7 +124,7 @@ ngx_http_asana_request_answered(ngx_http_asana_ctx_t *ctx)
 
     r = ctx->r;
     c = r->connection;
-    status = r->headers_out.status;
+    status = ctx->verified.code ? ctx->verified.code : r->headers_out.status;
 
     if (!r->header_sent || ctx->left || c->error || c->timedout) {
         answer = NGX_ASANA_ANSWER_ABORTED;
