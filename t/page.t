@@ -62,7 +62,7 @@ put("many/$_") for 1 .. 1_000;
 my $base = "http://127.0.0.1:$t->{port}";
 my $pictures = $ENV{ASANA_HOOK_PICTURES} || '';
 my $text = qx(NODE_PATH=build/node/node_modules timeout 120 node t/lib/page.js \\
-    $chromium $base/api $base/look/ $pictures 2>$t->{dir}/page.err);
+    $chromium $base/api $base//look/ $pictures 2>$t->{dir}/page.err);
 is $?, 0, 'the browser ends well' or diag $t->slurp('page.err');
 my $seen = $? == 0 ? decode_json($text) : {};
 
