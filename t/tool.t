@@ -46,7 +46,8 @@ $t->{http} = <<"END";
         }
         location = /raw/ {
             default_type application/json;
-            return 200 '{"zone":"RAW","secrets":[]}\\n';
+            return 200
+                '{"zone":"RAW","secrets":[],"answers":{"RAW":1}}\\n';
         }
     }
 END
@@ -424,7 +425,9 @@ for my $command ('list', 'stats', 'watch 1') {
     utf8::encode(my $got = $json->{zone} || $json->{hooks}[0]{key});
     is $got, $raw, 'and is the same';
 }
-runs 0, qr/^zone +[ -~]+$/m, 'stats of it', '--url', "$base/raw/", 'stats';
+runs 0, qr/\A[ -~\n]+\z/, 'stats of it', '--url', "$base/raw/", 'stats';
+like +(watch(qr/zone/, '--url', "$base/raw/"))[1], qr/\A[ -~\n]+\z/,
+    'and watched';
 
 my $deaf_port = port();
 my $deaf      = IO::Socket::INET->new(
