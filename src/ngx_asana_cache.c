@@ -312,7 +312,7 @@ ngx_asana_cache_add(ngx_asana_secrets_t *known, ngx_asana_secrets_t *secrets)
         old = ngx_asana_secrets_by_id(known, s->id);
 
         if (old) {
-            (void) ngx_asana_secret_settle(old, ngx_time());
+            (void) ngx_asana_secrets_settle_one(old, ngx_time());
 
             s->deliveries = old->deliveries;
             (void) ngx_asana_health_merge(s, old);
@@ -350,7 +350,7 @@ ngx_asana_cache_note(ngx_asana_cache_t *cache, ngx_str_t *key, uint32_t hash,
 
     /* a success of a clock that was ahead would hide failures until then */
 
-    (void) ngx_asana_secret_settle(s, now);
+    (void) ngx_asana_secrets_settle_one(s, now);
 
     ngx_asana_health_note(s, secret->code, success, now);
 

@@ -180,7 +180,7 @@ ngx_asana_secrets_by_text(ngx_asana_secrets_t *secrets, u_char *text,
 
 
 ngx_uint_t
-ngx_asana_secret_settle(ngx_asana_secret_t *s, time_t now)
+ngx_asana_secrets_settle_one(ngx_asana_secret_t *s, time_t now)
 {
     ngx_uint_t  ahead;
 
@@ -208,7 +208,7 @@ ngx_asana_secrets_settle(ngx_asana_secrets_t *secrets, time_t now,
 
     for (i = 0; i < n; i++) {
 
-        if (ngx_asana_secret_settle(s, now)) {
+        if (ngx_asana_secrets_settle_one(s, now)) {
             ahead = 1;
             s->serial = 0;
         }

@@ -98,7 +98,7 @@ ngx_asana_secret_t *ngx_asana_secrets_by_text(ngx_asana_secrets_t *secrets,
     u_char *text, size_t len);
 
 /* Takes times after now (a clock went wrong) for now: 1 if it was seen then. */
-ngx_uint_t ngx_asana_secret_settle(ngx_asana_secret_t *s, time_t now);
+ngx_uint_t ngx_asana_secrets_settle_one(ngx_asana_secret_t *s, time_t now);
 
 /*
  * The same for all of them, 1 if there was such a one; removes those that are
