@@ -317,7 +317,9 @@ ngx_asana_cache_add(ngx_asana_secrets_t *known, ngx_asana_secrets_t *secrets)
             s->deliveries = old->deliveries;
             (void) ngx_asana_health_merge(s, old);
 
-            if (old->stored > s->stored) {
+            /* of the same second is what the store has not committed yet */
+
+            if (old->stored >= s->stored) {
                 s->stored = old->stored;
                 s->told = old->told;
             }
