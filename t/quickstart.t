@@ -130,6 +130,9 @@ sub start {
     my $pid = fork // die "fork: $!\n";
     return $pid if $pid;
     open STDOUT, '>', "$dir/serve" or die "serve: $!\n";
+
+    # a shell that runs the tests in the background has it ignored
+    local $SIG{INT} = 'DEFAULT';
     exec @command or die "exec: $!\n";
 }
 

@@ -43,6 +43,7 @@ typedef struct {
     time_t                     now;        /* of the server */
     ngx_uint_t                 creating;   /* on any host */
     ngx_uint_t                 durable;    /* it must be committed */
+    ngx_uint_t                 moved;      /* others are to know of it */
 } ngx_asana_postgres_change_t;
 
 
@@ -88,6 +89,7 @@ ngx_asana_postgres_change(ngx_asana_pq_t *pq, ngx_asana_backend_conf_t *conf,
     for (tries = 0; rc == NGX_OK; tries++) {
 
         ch.durable = 0;
+        ch.moved = 0;
         ch.position = 0;
 
         ch.pool = ngx_create_pool(4096, log);
@@ -111,7 +113,7 @@ ngx_asana_postgres_change(ngx_asana_pq_t *pq, ngx_asana_backend_conf_t *conf,
     }
 
     if (rc == NGX_OK) {
-        return ch.durable ? ch.position : 0;
+        return ch.moved ? ch.position : 0;
     }
 
     /* what was decided stands on what was not stored */
@@ -452,9 +454,11 @@ ngx_asana_postgres_change_decide_set(ngx_asana_postgres_change_t *ch,
     if (outcome >= NGX_ASANA_CHANGED) {
         ngx_asana_postgres_change_mark(set, asked, serial);
         ch->durable = 1;
+    }
 
-    } else if (outcome == NGX_ASANA_HELD && asked->type != NGX_ASANA_NOTE) {
+    if (outcome >= NGX_ASANA_HELD && asked->type != NGX_ASANA_NOTE) {
         ch->durable = 1;
+        ch->moved = 1;
     }
 
     return outcome;
@@ -519,9 +523,13 @@ ngx_asana_postgres_change_commit(ngx_asana_postgres_change_t *ch)
 
     ngx_asana_postgres_record_calls(&sql, ch->conf, ch->batch, ch->now);
 
-    ch->position = ngx_asana_postgres_record_next(ch->position);
+    if (ch->moved) {
+        ch->position = ngx_asana_postgres_record_next(ch->position);
 
-    ngx_asana_postgres_record(&sql, &ch->rows, ch->position, ch->now);
+        ngx_asana_postgres_record(&sql, &ch->rows, ch->position, ch->now);
+    }
+
+    ngx_asana_sql_add(&sql, "COMMIT;");
 
     start = ngx_asana_counters_now();
 

@@ -108,7 +108,7 @@ ngx_asana_postgres_record(ngx_asana_sql_t *sql, ngx_asana_rows_t *rows,
     ngx_asana_sql_add(sql, "]::bytea[]);DELETE FROM asana_hook.journal"
                            " WHERE position<%L AND zone=", oldest);
     ngx_asana_sql_add_name(sql, &rows->conf->zone);
-    ngx_asana_sql_add(sql, ";COMMIT;");
+    ngx_asana_sql_add(sql, ";");
 }
 
 

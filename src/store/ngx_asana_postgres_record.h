@@ -23,8 +23,7 @@ void ngx_asana_postgres_record_calls(ngx_asana_sql_t *sql,
 
 /*
  * Appends statements that remove what has expired, move the zone on to the
- * position, add the keys of sets that were changed to the journal, and cut it,
- * and then COMMIT.
+ * position, add the keys of sets that were changed to the journal, and cut it.
  */
 void ngx_asana_postgres_record(ngx_asana_sql_t *sql, ngx_asana_rows_t *rows,
     uint64_t position, time_t now);
