@@ -145,7 +145,7 @@ ngx_asana_cache_put(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
         ngx_asana_cache_add(&entry->secrets, secrets);
     }
 
-    if (moved || cache->forgets != lookup->forgets) {
+    if (moved || cache->forgets != lookup->filled) {
         goto done;
     }
 
@@ -276,6 +276,30 @@ ngx_asana_cache_merge(ngx_asana_cache_t *cache, ngx_str_t *key,
                                    ngx_hash_key(key->data, key->len));
     if (entry) {
         ngx_asana_cache_add(&entry->secrets, secrets);
+    }
+
+    ngx_shmtx_unlock(&cache->shpool->mutex);
+}
+
+
+void
+ngx_asana_cache_settle(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup)
+{
+    ngx_uint_t                i;
+    ngx_asana_secret_t       *s;
+    ngx_asana_cache_entry_t  *entry;
+
+    ngx_shmtx_lock(&cache->shpool->mutex);
+
+    entry = ngx_asana_cache_lookup(cache, &lookup->key, lookup->hash);
+
+    if (entry) {
+        s = ngx_asana_secrets_first(&entry->secrets);
+
+        for (i = 0; i < entry->secrets.n; i++) {
+            (void) ngx_asana_secrets_settle_one(s, ngx_time());
+            s = ngx_asana_secret_next(s);
+        }
     }
 
     ngx_shmtx_unlock(&cache->shpool->mutex);
@@ -433,7 +457,10 @@ ngx_asana_cache_forget(ngx_asana_cache_t *cache, ngx_str_t *key,
              q = ngx_queue_next(q))
         {
             entry = ngx_queue_data(q, ngx_asana_cache_entry_t, queue);
-            entry->version = 0;
+
+            if (entry->position < position) {
+                entry->version = 0;
+            }
         }
     }
 

@@ -39,6 +39,10 @@ ngx_int_t ngx_asana_cache_get(ngx_asana_cache_t *cache,
 void ngx_asana_cache_put(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
     ngx_uint_t moved);
 
+/* Corrects times of the key that a clock which was ahead has left. */
+void ngx_asana_cache_settle(ngx_asana_cache_t *cache,
+    ngx_asana_lookup_t *lookup);
+
 /* Only adds what the cache alone knows. */
 void ngx_asana_cache_merge(ngx_asana_cache_t *cache, ngx_str_t *key,
     ngx_asana_secrets_t *secrets);
@@ -64,7 +68,7 @@ void ngx_asana_cache_forgive(ngx_asana_cache_t *cache, ngx_str_t *key,
 
 /*
  * Forgets the key, unless its entry was read at this position or later; NULL:
- * all entries count as old, but keep their counts.
+ * all such entries count as old, but keep their counts.
  */
 void ngx_asana_cache_forget(ngx_asana_cache_t *cache, ngx_str_t *key,
     uint64_t position);

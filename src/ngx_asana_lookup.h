@@ -32,7 +32,9 @@ struct ngx_asana_lookup_s {
     uint32_t                hash;
     uint64_t                version;    /* of the store, when it was read */
     uint64_t                position;   /* as forget() has it, or 0 */
+    ngx_atomic_t           *ahead;      /* up to which all is forgotten */
     ngx_uint_t              forgets;    /* of the cache, when it began */
+    ngx_uint_t              filled;     /* the same, when it may be filled */
     ngx_uint_t              fresh;      /* 1: what the store says now */
     ngx_asana_secrets_t    *secrets;
     ngx_int_t               rc;         /* NGX_OK, NGX_ERROR */

@@ -182,8 +182,13 @@ ngx_asana_zone_find(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
                                  ngx_asana_store_version(zone->store));
 
         if (rc == NGX_OK) {
-            ngx_asana_secrets_settle(lookup->secrets, ngx_time(),
-                                     zone->conf->limits.pending);
+
+            if (ngx_asana_secrets_settle(lookup->secrets, ngx_time(),
+                                         zone->conf->limits.pending))
+            {
+                ngx_asana_cache_settle(zone->sh->cache, lookup);
+                ngx_asana_zone_write_back(zone, &lookup->key, NULL);
+            }
 
             return lookup->secrets->n ? NGX_OK : NGX_DECLINED;
         }
@@ -202,6 +207,7 @@ ngx_asana_zone_find(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
     lookup->complete = ngx_asana_zone_found_handler;
     lookup->owner = zone;
     lookup->position = 0;
+    lookup->ahead = NULL;
 
     lookup->rc = ngx_asana_store_find(zone->store, lookup);
 
@@ -238,10 +244,25 @@ ngx_asana_zone_found_handler(ngx_asana_lookup_t *lookup)
 static ngx_int_t
 ngx_asana_zone_found(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
 {
-    /* a commit that is under way has moved on, and its sync may take long */
+    ngx_uint_t  moved;
 
-    ngx_asana_cache_put(zone->sh->cache, lookup,
-                        ngx_asana_zone_moved(zone, lookup));
+    if (lookup->ahead) {
+
+        /* keys are forgotten after this has moved */
+
+        lookup->filled = ngx_asana_cache_forgets(zone->sh->cache);
+        ngx_memory_barrier();
+        moved = *lookup->ahead > lookup->position;
+
+    } else {
+
+        /* a commit under way has moved on, and its sync may take long */
+
+        lookup->filled = lookup->forgets;
+        moved = ngx_asana_zone_moved(zone, lookup);
+    }
+
+    ngx_asana_cache_put(zone->sh->cache, lookup, moved);
 
     if (ngx_asana_secrets_settle(lookup->secrets, ngx_time(),
                                  zone->conf->limits.pending))
@@ -439,7 +460,7 @@ ngx_asana_zone_done(ngx_asana_task_t *task, ngx_asana_outcome_e outcome)
         {
             /* of several keys only one is known here */
 
-            ngx_asana_cache_forget(zone->sh->cache, NULL, 0);
+            ngx_asana_cache_forget(zone->sh->cache, NULL, NGX_ASANA_ZONE_ANY);
 
         } else if (outcome >= NGX_ASANA_CHANGED) {
             ngx_asana_cache_forget(zone->sh->cache, &task->key,

@@ -490,9 +490,8 @@ ngx_asana_postgres_done(void *data)
 {
     ngx_asana_postgres_t *pg = data;
 
-    ngx_queue_t          *q;
-    ngx_asana_lookup_t   *lookup;
-    ngx_asana_row_set_t  *set;
+    ngx_queue_t         *q;
+    ngx_asana_lookup_t  *lookup;
 
     if (pg->pace.timer_set) {
         ngx_del_timer(&pg->pace);
@@ -522,15 +521,10 @@ ngx_asana_postgres_done(void *data)
         ngx_queue_remove(q);
 
         lookup = ngx_queue_data(q, ngx_asana_lookup_t, queue);
-        set = ngx_asana_postgres_look_answer(&pg->look, lookup);
+        lookup->ahead = ngx_asana_journal_ahead(&pg->journal);
 
+        ngx_asana_postgres_look_answer(&pg->look, lookup);
         lookup->complete(lookup);
-
-        /* the look-up may be gone by now; what failed has brought nothing */
-
-        if (set && pg->look.rc == NGX_OK) {
-            ngx_asana_journal_filled(&pg->journal, &pg->look, &set->key);
-        }
     }
 
     ngx_asana_postgres_answer_page(pg);

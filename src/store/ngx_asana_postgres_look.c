@@ -329,7 +329,7 @@ ngx_asana_postgres_look_count(ngx_asana_postgres_look_t *look, PGresult **res)
 }
 
 
-ngx_asana_row_set_t *
+void
 ngx_asana_postgres_look_answer(ngx_asana_postgres_look_t *look,
     ngx_asana_lookup_t *lookup)
 {
@@ -344,8 +344,6 @@ ngx_asana_postgres_look_answer(ngx_asana_postgres_look_t *look,
     if (look->rc == NGX_OK && set && set->rc == NGX_OK) {
         lookup->rc = ngx_asana_secrets_append(lookup->secrets, &set->secrets);
     }
-
-    return set;
 }
 
 

@@ -59,10 +59,10 @@ void ngx_asana_postgres_look(ngx_asana_pq_t *pq,
     ngx_asana_postgres_look_t *look);
 
 /*
- * Gives a look-up what was answered for its key, and returns that, or NULL;
- * lookup->rc is NGX_ERROR if it is not known.
+ * Gives a look-up what was answered for its key; lookup->rc is NGX_ERROR if it
+ * is not known.
  */
-ngx_asana_row_set_t *ngx_asana_postgres_look_answer(
+void ngx_asana_postgres_look_answer(
     ngx_asana_postgres_look_t *look, ngx_asana_lookup_t *lookup);
 
 /*
