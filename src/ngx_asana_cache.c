@@ -50,6 +50,7 @@ static void ngx_asana_cache_drop(ngx_asana_cache_t *cache,
     ngx_asana_cache_entry_t *entry);
 static ngx_asana_secret_t *ngx_asana_cache_secret(ngx_asana_cache_t *cache,
     ngx_str_t *key, uint32_t hash, u_char *id);
+static void ngx_asana_cache_correct(ngx_asana_cache_entry_t *entry);
 static void ngx_asana_cache_read(ngx_asana_secrets_t *secrets);
 static void ngx_asana_cache_add(ngx_asana_secrets_t *known,
     ngx_asana_secrets_t *secrets);
@@ -142,6 +143,7 @@ ngx_asana_cache_put(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
     entry = ngx_asana_cache_lookup(cache, &lookup->key, lookup->hash);
 
     if (entry) {
+        ngx_asana_cache_correct(entry);
         ngx_asana_cache_add(&entry->secrets, secrets);
     }
 
@@ -285,8 +287,6 @@ ngx_asana_cache_merge(ngx_asana_cache_t *cache, ngx_str_t *key,
 void
 ngx_asana_cache_settle(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup)
 {
-    ngx_uint_t                i;
-    ngx_asana_secret_t       *s;
     ngx_asana_cache_entry_t  *entry;
 
     ngx_shmtx_lock(&cache->shpool->mutex);
@@ -294,15 +294,25 @@ ngx_asana_cache_settle(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup)
     entry = ngx_asana_cache_lookup(cache, &lookup->key, lookup->hash);
 
     if (entry) {
-        s = ngx_asana_secrets_first(&entry->secrets);
-
-        for (i = 0; i < entry->secrets.n; i++) {
-            (void) ngx_asana_secrets_settle_one(s, ngx_time());
-            s = ngx_asana_secret_next(s);
-        }
+        ngx_asana_cache_correct(entry);
     }
 
     ngx_shmtx_unlock(&cache->shpool->mutex);
+}
+
+
+static void
+ngx_asana_cache_correct(ngx_asana_cache_entry_t *entry)
+{
+    ngx_uint_t           i;
+    ngx_asana_secret_t  *s;
+
+    s = ngx_asana_secrets_first(&entry->secrets);
+
+    for (i = 0; i < entry->secrets.n; i++) {
+        (void) ngx_asana_secrets_settle_one(s, ngx_time());
+        s = ngx_asana_secret_next(s);
+    }
 }
 
 
@@ -327,7 +337,7 @@ static void
 ngx_asana_cache_add(ngx_asana_secrets_t *known, ngx_asana_secrets_t *secrets)
 {
     ngx_uint_t           i;
-    ngx_asana_secret_t  *s, *old;
+    ngx_asana_secret_t  *s, *old, was;
 
     s = ngx_asana_secrets_first(secrets);
 
@@ -336,10 +346,13 @@ ngx_asana_cache_add(ngx_asana_secrets_t *known, ngx_asana_secrets_t *secrets)
         old = ngx_asana_secrets_by_id(known, s->id);
 
         if (old) {
-            (void) ngx_asana_secrets_settle_one(old, ngx_time());
+            /* a listing corrects nothing, in the entry or in the store */
 
-            s->deliveries = old->deliveries;
-            (void) ngx_asana_health_merge(s, old);
+            ngx_memcpy(&was, old, offsetof(ngx_asana_secret_t, data));
+            (void) ngx_asana_secrets_settle_one(&was, ngx_time());
+
+            s->deliveries = was.deliveries;
+            (void) ngx_asana_health_merge(s, &was);
 
             /* of the same second is what the store has not committed yet */
 

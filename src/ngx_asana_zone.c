@@ -244,7 +244,10 @@ ngx_asana_zone_found_handler(ngx_asana_lookup_t *lookup)
 static ngx_int_t
 ngx_asana_zone_found(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
 {
-    ngx_uint_t  moved;
+    ngx_uint_t  ahead, moved;
+
+    ahead = ngx_asana_secrets_settle(lookup->secrets, ngx_time(),
+                                     zone->conf->limits.pending);
 
     if (lookup->ahead) {
 
@@ -264,9 +267,8 @@ ngx_asana_zone_found(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
 
     ngx_asana_cache_put(zone->sh->cache, lookup, moved);
 
-    if (ngx_asana_secrets_settle(lookup->secrets, ngx_time(),
-                                 zone->conf->limits.pending))
-    {
+    if (ahead) {
+
         /* times of a clock that was ahead are to be corrected */
 
         ngx_asana_zone_write_back(zone, &lookup->key, NULL);
