@@ -104,8 +104,10 @@ at(400 * $day);
 
 for my $beat (1 .. 6) {
     at(400 * $day + $beat * 8 * $hour);
+    my $was = commits();
     is $t->deliver('/a', $other, '{"events":[]}')->{status}, 200,
         "heartbeat $beat";
+    ok wait_for(sub { commits() > $was }), 'is noted';
 }
 $t->stop;
 $t->start;
