@@ -118,7 +118,7 @@ $(FLAVOURS:%=build/%/made): MAKEOVERRIDES =
 $(WRAPPED:%=build/%/made): t/lib/wrap.c tools/wrap tools/nginx-flags
 
 $(FLAVOURS:%=build/%/configured): build/%/configured: build/%/for \
-		config Makefile tools/configure
+		config Makefile tools/configure src/http/page.html
 	CC="$(CC)" ASANA_HOOK_POSTGRES=$(if $(filter $*,$(WRAPPED)),no,yes) \
 		tools/configure build/$* \
 		$(if $(filter module,$*),"$(NGINX_SRC)" dynamic,"$(TREE)" static) \

@@ -9,11 +9,13 @@
 #include "ngx_http_asana_define.h"
 #include "ngx_http_asana_gateway.h"
 #include "ngx_http_asana_handler.h"
+#include "ngx_http_asana_page.h"
 
 
 #define NGX_HTTP_ASANA_HOOK_VAR_STATUS     0
 #define NGX_HTTP_ASANA_HOOK_VAR_KEY        1
 #define NGX_HTTP_ASANA_HOOK_VAR_SECRET_ID  2
+#define NGX_HTTP_ASANA_HOOK_VAR_WEBHOOK    3
 
 
 #define ngx_http_asana_hook_named(shm_zone)                                   \
@@ -176,6 +178,10 @@ static ngx_http_variable_t  ngx_http_asana_hook_vars[] = {
       ngx_http_asana_hook_variable,
       NGX_HTTP_ASANA_HOOK_VAR_SECRET_ID, NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
+    { ngx_string("asana_hook_webhook"), NULL,
+      ngx_http_asana_hook_variable,
+      NGX_HTTP_ASANA_HOOK_VAR_WEBHOOK, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
       ngx_http_null_variable
 };
 
@@ -204,6 +210,14 @@ ngx_http_asana_hook_variable(ngx_http_request_t *r,
 
     case NGX_HTTP_ASANA_HOOK_VAR_KEY:
         value = ctx->key;
+        break;
+
+    case NGX_HTTP_ASANA_HOOK_VAR_WEBHOOK:
+
+        if (ctx->webhook.len) {
+            value = ctx->webhook;
+        }
+
         break;
 
     default: /* NGX_HTTP_ASANA_HOOK_VAR_SECRET_ID */
@@ -526,6 +540,10 @@ ngx_http_asana_hook_init(ngx_conf_t *cf)
 
     if (amcf->zones.nelts == 0) {
         return NGX_OK;
+    }
+
+    if (ngx_http_asana_page_init(cf) != NGX_OK) {
+        return NGX_ERROR;
     }
 
     gateway = 0;

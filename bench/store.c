@@ -105,6 +105,10 @@ put(MDB_txn *txn, const char *key, const char *secret, int verified)
     val.mv_data = entry;
 
     check(mdb_put(txn, verified ? proven : unproven, &k, &val, 0));
+
+    k.mv_size = 0;
+
+    check(mdb_put(txn, by_id, &val, &k, 0));
 }
 
 
@@ -128,7 +132,7 @@ open_env(const char *dir, size_t size)
     check(mdb_dbi_open(txn, "unproven_by_age", MDB_CREATE, &unproven));
     check(mdb_dbi_open(txn, "proven_by_age", MDB_CREATE, &proven));
     check(mdb_dbi_open(txn, "pending_by_age", MDB_CREATE, &pending));
-    check(mdb_dbi_open(txn, "pending_by_id", MDB_CREATE, &by_id));
+    check(mdb_dbi_open(txn, "secrets_by_id", MDB_CREATE, &by_id));
 
     /* greater than in all runs before */
 

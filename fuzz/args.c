@@ -14,7 +14,13 @@
 #include "fuzz.h"
 
 
-static const char  *fuzz_names[] = { "key", "id", "after", "limit" };
+static const char  *fuzz_names[NGX_HTTP_ASANA_ARGS] = {
+    "key", "id", "after", "limit", "q", "health"
+};
+
+static const char  *fuzz_healths[NGX_ASANA_HEALTHS] = {
+    "pending", "ok", "new", "late", "failing", "dead"
+};
 
 
 /* 1 if the argument is good and new, with what it stands for in "value" */
@@ -32,7 +38,7 @@ fuzz_arg(char *p, size_t len, ngx_uint_t allowed, ngx_str_t *value)
         return 0;
     }
 
-    for (i = 0; i < 4; i++) {
+    for (i = 0; i < NGX_HTTP_ASANA_ARGS; i++) {
         if ((size_t) (eq - p) == strlen(fuzz_names[i])
             && memcmp(p, fuzz_names[i], eq - p) == 0)
         {
@@ -40,7 +46,7 @@ fuzz_arg(char *p, size_t len, ngx_uint_t allowed, ngx_str_t *value)
         }
     }
 
-    if (i == 4 || !(allowed >> i & 1) || value[i].data) {
+    if (i == NGX_HTTP_ASANA_ARGS || !(allowed >> i & 1) || value[i].data) {
         return 0;
     }
 
@@ -80,11 +86,11 @@ fuzz_arg(char *p, size_t len, ngx_uint_t allowed, ngx_str_t *value)
 
 
 static ngx_uint_t
-fuzz_values(ngx_str_t *value, long *limit)
+fuzz_values(ngx_str_t *value, long *limit, ngx_uint_t *health)
 {
     size_t  i, n;
 
-    for (i = 0; i <= 2; i += 2) {
+    for (i = 0; i <= 4; i += 2) {
         if (value[i].data && (value[i].len < 1 || value[i].len > 480)) {
             return 0;
         }
@@ -102,6 +108,23 @@ fuzz_values(ngx_str_t *value, long *limit)
                 == 16))
     {
         return 0;
+    }
+
+    if (value[5].data) {
+
+        for (i = 0; i < NGX_ASANA_HEALTHS; i++) {
+            if (value[5].len == strlen(fuzz_healths[i])
+                && memcmp(value[5].data, fuzz_healths[i], value[5].len) == 0)
+            {
+                break;
+            }
+        }
+
+        if (i == NGX_ASANA_HEALTHS) {
+            return 0;
+        }
+
+        *health = 1 << i;
     }
 
     *limit = 100;
@@ -125,12 +148,14 @@ fuzz_values(ngx_str_t *value, long *limit)
 /* the same in another way; the values are to be freed */
 
 static ngx_uint_t
-fuzz_args(ngx_str_t *args, ngx_uint_t allowed, ngx_str_t *value, long *limit)
+fuzz_args(ngx_str_t *args, ngx_uint_t allowed, ngx_str_t *value, long *limit,
+    ngx_uint_t *health)
 {
     char   *p, *amp;
     size_t  left, len;
 
     *limit = 100;
+    *health = (1 << NGX_ASANA_HEALTHS) - 1;
 
     p = (char *) args->data;
     left = args->len;
@@ -151,7 +176,7 @@ fuzz_args(ngx_str_t *args, ngx_uint_t allowed, ngx_str_t *value, long *limit)
         left -= len + 1;
     }
 
-    return fuzz_values(value, limit);
+    return fuzz_values(value, limit, health);
 }
 
 
@@ -161,7 +186,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     long                         limit;
     size_t                       i;
     ngx_str_t                    value[NGX_HTTP_ASANA_ARGS];
-    ngx_uint_t                   allowed, good;
+    ngx_uint_t                   allowed, good, health;
     const char                  *error;
     ngx_http_request_t           r;
     ngx_http_asana_args_t   args;
@@ -180,7 +205,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     r.args.len = size - 1;
 
     error = ngx_http_asana_args_read(&r, allowed, &args);
-    good = fuzz_args(&r.args, allowed, value, &limit);
+    good = fuzz_args(&r.args, allowed, value, &limit, &health);
 
     check((error == NULL) == good);
 
@@ -197,7 +222,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         free(value[i].data);
     }
 
-    check(!good || args.limit == limit);
+    check(!good || (args.limit == limit && args.health == health));
 
     ngx_destroy_pool(r.pool);
 

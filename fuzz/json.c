@@ -13,6 +13,8 @@
 
 static ngx_str_t  fuzz_name = ngx_string("X-Hook-Secret");
 
+static ngx_str_t  fuzz_path[] = { ngx_string("data"), ngx_string("gid") };
+
 
 /* whether the bytes of the name, or an escape, are anywhere in the text */
 
@@ -53,7 +55,7 @@ int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     u_char      *buf, *p, *last;
-    ngx_int_t    rc;
+    ngx_int_t    inner, rc;
     ngx_str_t    text, value;
     ngx_pool_t  *pool;
 
@@ -72,6 +74,11 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     check(rc != NGX_OK || value.len <= 255);
     check(rc != NGX_OK || fuzz_may_have(&text));
+
+    value.len = 255;
+    inner = ngx_asana_json_inner(text.data, text.len, fuzz_path, &value);
+
+    check(inner != NGX_OK || value.len <= 255);
 
     if (fuzz_is_utf8(&text)) {
 
@@ -92,7 +99,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             }
 
         } else {
-            check(rc == NGX_ERROR);
+            check(rc == NGX_ERROR && inner == NGX_ERROR);
         }
     }
 

@@ -28,6 +28,10 @@
 #define NGX_ASANA_MAX_SECRET  255
 #define NGX_ASANA_MAX_GID     32
 
+/* whether texts are equal */
+#define ngx_asana_same(a, a_len, b, b_len)                                    \
+    ((a_len) == (b_len) && ngx_memcmp(a, b, b_len) == 0)
+
 /* words of a zone that a backend may use */
 #define NGX_ASANA_SHARED      8
 

@@ -9,6 +9,7 @@
 
 
 #include "ngx_asana_counters.h"
+#include "ngx_asana_lookup.h"
 #include "ngx_asana_seal.h"
 #include "ngx_asana_task.h"
 
@@ -32,7 +33,6 @@ typedef struct {
     ngx_asana_counters_t   *counters;
     ngx_asana_forget_pt     forget;
     void                   *data;       /* of it */
-
     ngx_atomic_t           *shared;     /* [NGX_ASANA_SHARED], or NULL */
 
     /* in the main thread, for each task, before its handler */
@@ -53,7 +53,7 @@ typedef struct {
 
 
 /*
- * "change" runs in the store's thread, everything else in the worker's main
+ * "change" and "walk" run in the store's thread, all else in the worker's main
  * thread, and nothing there may wait for a disk or a network.
  */
 
@@ -80,10 +80,9 @@ typedef struct {
     uint64_t              (*version)(void *backend);
 
     /*
-     * Appends the secrets of the key and sets the version.  NGX_OK, also if
-     * there are none; NGX_ERROR: not known; NGX_AGAIN: within seconds, by
-     * lookup->complete() with one of these in lookup->rc; a timer of the
-     * backend holds a worker that exits
+     * Appends the secrets of the key, if any, and sets the version.  NGX_OK;
+     * NGX_ERROR: not known; NGX_AGAIN: within seconds by lookup->complete(),
+     * with one of these in lookup->rc; a timer holds a worker that exits
      */
     ngx_int_t             (*find)(void *backend, ngx_asana_lookup_t *lookup,
                                   ngx_log_t *log);
@@ -92,9 +91,9 @@ typedef struct {
     void                  (*cancel)(void *backend, ngx_queue_t *q);
 
     /*
-     * In the thread: decides on each task of the batch by the policy, makes
-     * it durable and sets its outcome, which is FAILED before.  An empty
-     * batch only prepares the backend: to open it anew after a failure.
+     * Decides on each task of the batch by the policy, makes it durable and
+     * sets its outcome, which is FAILED before.  An empty batch only prepares
+     * the backend: to open it anew after a failure.
      */
     void                  (*change)(void *backend, ngx_queue_t *batch,
                                     ngx_log_t *log);
@@ -110,6 +109,10 @@ typedef struct {
                                   ngx_log_t *log);
 
     ngx_int_t             (*stat)(void *backend, ngx_asana_stat_t *stat,
+                                  ngx_log_t *log);
+
+    /* as list(), after "change"; listing->after has room, and moves on */
+    ngx_int_t             (*walk)(void *backend, ngx_asana_listing_t *listing,
                                   ngx_log_t *log);
 } ngx_asana_backend_t;
 

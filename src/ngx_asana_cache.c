@@ -15,6 +15,7 @@
 
 
 #include "ngx_asana_cache.h"
+#include "ngx_asana_health.h"
 
 
 /* what one new entry may push out */
@@ -49,6 +50,8 @@ static void ngx_asana_cache_drop(ngx_asana_cache_t *cache,
     ngx_asana_cache_entry_t *entry);
 static ngx_asana_secret_t *ngx_asana_cache_secret(ngx_asana_cache_t *cache,
     ngx_str_t *key, uint32_t hash, u_char *id);
+static void ngx_asana_cache_correct(ngx_asana_cache_entry_t *entry);
+static void ngx_asana_cache_read(ngx_asana_secrets_t *secrets);
 static void ngx_asana_cache_add(ngx_asana_secrets_t *known,
     ngx_asana_secrets_t *secrets);
 
@@ -133,15 +136,18 @@ ngx_asana_cache_put(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
 
     secrets = lookup->secrets;
 
+    ngx_asana_cache_read(secrets);
+
     ngx_shmtx_lock(&cache->shpool->mutex);
 
     entry = ngx_asana_cache_lookup(cache, &lookup->key, lookup->hash);
 
     if (entry) {
+        ngx_asana_cache_correct(entry);
         ngx_asana_cache_add(&entry->secrets, secrets);
     }
 
-    if (moved || cache->forgets != lookup->forgets) {
+    if (moved || cache->forgets != lookup->filled) {
         goto done;
     }
 
@@ -278,11 +284,60 @@ ngx_asana_cache_merge(ngx_asana_cache_t *cache, ngx_str_t *key,
 }
 
 
+void
+ngx_asana_cache_settle(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup)
+{
+    ngx_asana_cache_entry_t  *entry;
+
+    ngx_shmtx_lock(&cache->shpool->mutex);
+
+    entry = ngx_asana_cache_lookup(cache, &lookup->key, lookup->hash);
+
+    if (entry) {
+        ngx_asana_cache_correct(entry);
+    }
+
+    ngx_shmtx_unlock(&cache->shpool->mutex);
+}
+
+
+static void
+ngx_asana_cache_correct(ngx_asana_cache_entry_t *entry)
+{
+    ngx_uint_t           i;
+    ngx_asana_secret_t  *s;
+
+    s = ngx_asana_secrets_first(&entry->secrets);
+
+    for (i = 0; i < entry->secrets.n; i++) {
+        (void) ngx_asana_secrets_settle_one(s, ngx_time());
+        s = ngx_asana_secret_next(s);
+    }
+}
+
+
+/* what comes from the store is what it has */
+
+static void
+ngx_asana_cache_read(ngx_asana_secrets_t *secrets)
+{
+    ngx_uint_t           i;
+    ngx_asana_secret_t  *s;
+
+    s = ngx_asana_secrets_first(secrets);
+
+    for (i = 0; i < secrets->n; i++) {
+        s->told = ngx_asana_health_state(s);
+        s = ngx_asana_secret_next(s);
+    }
+}
+
+
 static void
 ngx_asana_cache_add(ngx_asana_secrets_t *known, ngx_asana_secrets_t *secrets)
 {
     ngx_uint_t           i;
-    ngx_asana_secret_t  *s, *old;
+    ngx_asana_secret_t  *s, *old, was;
 
     s = ngx_asana_secrets_first(secrets);
 
@@ -291,9 +346,20 @@ ngx_asana_cache_add(ngx_asana_secrets_t *known, ngx_asana_secrets_t *secrets)
         old = ngx_asana_secrets_by_id(known, s->id);
 
         if (old) {
-            s->deliveries = old->deliveries;
-            s->verified = ngx_max(s->verified, old->verified);
-            s->stored = ngx_max(s->stored, old->stored);
+            /* a listing corrects nothing, in the entry or in the store */
+
+            ngx_memcpy(&was, old, offsetof(ngx_asana_secret_t, data));
+            (void) ngx_asana_secrets_settle_one(&was, ngx_time());
+
+            s->deliveries = was.deliveries;
+            (void) ngx_asana_health_merge(s, &was);
+
+            /* of the same second is what the store has not committed yet */
+
+            if (old->stored >= s->stored) {
+                s->stored = old->stored;
+                s->told = old->told;
+            }
         }
 
         s = ngx_asana_secret_next(s);
@@ -303,35 +369,60 @@ ngx_asana_cache_add(ngx_asana_secrets_t *known, ngx_asana_secrets_t *secrets)
 
 ngx_uint_t
 ngx_asana_cache_note(ngx_asana_cache_t *cache, ngx_str_t *key, uint32_t hash,
-    ngx_asana_secret_t *secret, time_t interval)
+    ngx_asana_secret_t *secret, ngx_uint_t success, time_t interval)
 {
-    time_t               now, stored;
-    ngx_uint_t           due;
+    time_t               now;
+    u_char               state;
+    ngx_uint_t           bits;
     ngx_asana_secret_t  *s;
 
+    bits = 0;
     now = ngx_time();
 
     ngx_shmtx_lock(&cache->shpool->mutex);
 
     s = ngx_asana_cache_secret(cache, key, hash, secret->id);
 
-    stored = s ? s->stored : secret->stored;
-    due = (now - stored >= interval || stored > now);
+    if (s == NULL) {
+        s = secret;
+    }
 
-    if (s) {
-        s->deliveries++;
-        s->verified = ngx_max(s->verified, now);
+    /* a success of a clock that was ahead would hide failures until then */
 
-        if (due) {
+    (void) ngx_asana_secrets_settle_one(s, now);
 
-            /* claimed: no other worker writes it as well */
-            s->stored = now;
+    ngx_asana_health_note(s, secret->code, success, now);
+
+    s->verified = ngx_max(s->verified, secret->verified);
+    s->deliveries++;
+
+    /* one that fails now and then: its first failure of a second, its end */
+
+    state = ngx_asana_health_state(s);
+
+    if (now - s->stored >= interval
+        || s->stored > now
+        || (state != s->told && (success || s->stored != now)))
+    {
+        bits = NGX_ASANA_CACHE_DUE;
+
+        if ((s->told ^ state) & NGX_ASANA_HEALTH_FAILS) {
+            bits |= NGX_ASANA_CACHE_TURNED;
         }
+
+        /* claimed: no other worker writes it as well */
+
+        s->stored = now;
+        s->told = state;
+
+        secret->verified = s->verified;
+        secret->answered = s->answered;
+        secret->failing = s->failing;
     }
 
     ngx_shmtx_unlock(&cache->shpool->mutex);
 
-    return due;
+    return bits;
 }
 
 
@@ -379,7 +470,10 @@ ngx_asana_cache_forget(ngx_asana_cache_t *cache, ngx_str_t *key,
              q = ngx_queue_next(q))
         {
             entry = ngx_queue_data(q, ngx_asana_cache_entry_t, queue);
-            entry->version = 0;
+
+            if (entry->position < position) {
+                entry->version = 0;
+            }
         }
     }
 

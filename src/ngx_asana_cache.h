@@ -8,7 +8,7 @@
 #define _NGX_ASANA_CACHE_H_INCLUDED_
 
 
-#include "ngx_asana_task.h"
+#include "ngx_asana_lookup.h"
 
 
 /*
@@ -39,17 +39,28 @@ ngx_int_t ngx_asana_cache_get(ngx_asana_cache_t *cache,
 void ngx_asana_cache_put(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
     ngx_uint_t moved);
 
+/* Corrects times of the key that a clock which was ahead has left. */
+void ngx_asana_cache_settle(ngx_asana_cache_t *cache,
+    ngx_asana_lookup_t *lookup);
+
 /* Only adds what the cache alone knows. */
 void ngx_asana_cache_merge(ngx_asana_cache_t *cache, ngx_str_t *key,
     ngx_asana_secrets_t *secrets);
 
 /*
- * Notes that the secret verified a delivery now.  Returns 1 if the store is to
- * know, for the time that it has is older than so many seconds; nobody else is
- * told so then.
+ * Notes that a delivery which the secret verified at secret->verified is
+ * answered now with secret->code, and returns bits.  DUE: the store is to know,
+ * for it has another state or a time that is older than so many seconds; nobody
+ * else is told so then, and the times of "secret", a copy without its text, are
+ * what it is to have.  TURNED besides: it has begun to fail, or has ceased to,
+ * as secret->failing tells.
  */
+#define NGX_ASANA_CACHE_DUE     1
+#define NGX_ASANA_CACHE_TURNED  2
+
 ngx_uint_t ngx_asana_cache_note(ngx_asana_cache_t *cache, ngx_str_t *key,
-    uint32_t hash, ngx_asana_secret_t *secret, time_t interval);
+    uint32_t hash, ngx_asana_secret_t *secret, ngx_uint_t success,
+    time_t interval);
 
 /* The store did not take that time: it is to know in 1/60 of the interval. */
 void ngx_asana_cache_forgive(ngx_asana_cache_t *cache, ngx_str_t *key,
@@ -57,7 +68,7 @@ void ngx_asana_cache_forgive(ngx_asana_cache_t *cache, ngx_str_t *key,
 
 /*
  * Forgets the key, unless its entry was read at this position or later; NULL:
- * all entries count as old, but keep their counts.
+ * all such entries count as old, but keep their counts.
  */
 void ngx_asana_cache_forget(ngx_asana_cache_t *cache, ngx_str_t *key,
     uint64_t position);

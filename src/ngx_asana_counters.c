@@ -17,6 +17,11 @@ ngx_uint_t  ngx_asana_counters_bounds[NGX_ASANA_BUCKETS] = {
 };
 
 
+const char  *ngx_asana_counters_answers[NGX_ASANA_ANSWERS] = {
+    "success", "2xx", "3xx", "4xx", "5xx", "aborted"
+};
+
+
 uint64_t
 ngx_asana_counters_now(void)
 {

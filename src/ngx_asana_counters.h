@@ -26,9 +26,22 @@ typedef enum {
     NGX_ASANA_COUNTS
 } ngx_asana_count_e;
 
+/* what Asana gets for a verified delivery; all but SUCCESS is a failure */
+
+typedef enum {
+    NGX_ASANA_ANSWER_SUCCESS = 0,
+    NGX_ASANA_ANSWER_2XX,           /* but 200 and 204 */
+    NGX_ASANA_ANSWER_3XX,
+    NGX_ASANA_ANSWER_4XX,
+    NGX_ASANA_ANSWER_5XX,
+    NGX_ASANA_ANSWER_ABORTED,       /* none that it has taken */
+    NGX_ASANA_ANSWERS
+} ngx_asana_answer_e;
+
 #define NGX_ASANA_WORDS    24
 #define NGX_ASANA_BUCKETS  14
 #define NGX_ASANA_CREATES  64
+#define NGX_ASANA_HOOKS    8
 
 
 typedef struct {
@@ -39,6 +52,11 @@ typedef struct {
 
 typedef struct {
     ngx_atomic_t          count[NGX_ASANA_COUNTS][NGX_ASANA_WORDS];
+    ngx_atomic_t          answers[NGX_ASANA_ANSWERS];
+    ngx_atomic_t          hooks[NGX_ASANA_HOOKS];       /* by their health */
+    ngx_atomic_t          failing;                      /* since when */
+    ngx_atomic_t          tallied;                      /* seconds, as these */
+    ngx_atomic_t          tallying;                     /* until when */
     ngx_asana_times_t     commits;                      /* durable ones */
     ngx_atomic_t          lookups;                      /* of the store */
     ngx_asana_times_t     queries;                      /* for look-ups */
@@ -59,6 +77,9 @@ typedef struct {
 /* upper bounds of times, microseconds; the last n[] has none */
 extern ngx_uint_t  ngx_asana_counters_bounds[];
 
+
+/* The words of ngx_asana_answer_e, for metrics. */
+extern const char  *ngx_asana_counters_answers[];
 
 /* Microseconds of a clock that nobody sets; in any thread, as the next one. */
 uint64_t ngx_asana_counters_now(void);

@@ -23,17 +23,23 @@
 typedef struct {
     u_char        *pos;
     u_char        *last;
-    ngx_str_t     *name;      /* looked for in the outermost object */
+    ngx_str_t     *path;      /* names, from the outermost object on */
+    ngx_uint_t     names;     /* 1 or 2 */
+    ngx_uint_t     level;     /* of the object that may have the next one */
+    ngx_uint_t     found[2];
     ngx_str_t     *value;     /* what was found */
     size_t         max;       /* room for it */
-    ngx_uint_t     found;
 } ngx_asana_json_t;
 
 
+static ngx_int_t ngx_asana_json_find(u_char *p, size_t len, ngx_str_t *path,
+    ngx_uint_t names, ngx_str_t *value);
 static ngx_int_t ngx_asana_json_items(ngx_asana_json_t *j, ngx_uint_t level,
     u_char end);
-static ngx_int_t ngx_asana_json_name(ngx_asana_json_t *j,
+static ngx_int_t ngx_asana_json_name(ngx_asana_json_t *j, ngx_uint_t level,
     ngx_uint_t *match);
+static ngx_int_t ngx_asana_json_matched(ngx_asana_json_t *j,
+    ngx_uint_t level);
 static ngx_int_t ngx_asana_json_value(ngx_asana_json_t *j, ngx_uint_t level);
 static ngx_int_t ngx_asana_json_string(ngx_asana_json_t *j, u_char *buf,
     size_t size, size_t *len);
@@ -52,14 +58,33 @@ ngx_int_t
 ngx_asana_json_member(u_char *p, size_t len, ngx_str_t *name,
     ngx_str_t *value)
 {
+    return ngx_asana_json_find(p, len, name, 1, value);
+}
+
+
+ngx_int_t
+ngx_asana_json_inner(u_char *p, size_t len, ngx_str_t path[2],
+    ngx_str_t *value)
+{
+    return ngx_asana_json_find(p, len, path, 2, value);
+}
+
+
+static ngx_int_t
+ngx_asana_json_find(u_char *p, size_t len, ngx_str_t *path, ngx_uint_t names,
+    ngx_str_t *value)
+{
     ngx_asana_json_t  j;
 
     j.pos = p;
     j.last = p + len;
-    j.name = name;
+    j.path = path;
+    j.names = names;
+    j.level = 1;
+    j.found[0] = 0;
+    j.found[1] = 0;
     j.value = value;
     j.max = value->len;
-    j.found = 0;
 
     if (ngx_asana_json_next(&j) != '{'
         || ngx_asana_json_items(&j, 1, '}') != NGX_OK)
@@ -73,7 +98,7 @@ ngx_asana_json_member(u_char *p, size_t len, ngx_str_t *name,
         return NGX_ERROR;
     }
 
-    return j.found ? NGX_OK : NGX_DECLINED;
+    return j.found[names - 1] ? NGX_OK : NGX_DECLINED;
 }
 
 
@@ -95,22 +120,14 @@ ngx_asana_json_items(ngx_asana_json_t *j, ngx_uint_t level, u_char end)
 
     for ( ;; ) {
 
-        if (end == '}' && ngx_asana_json_name(j, &match) != NGX_OK) {
+        if (end == '}'
+            && ngx_asana_json_name(j, level, &match) != NGX_OK)
+        {
             return NGX_ERROR;
         }
 
-        if (match && level == 1) {
-
-            if (j->found++ || ngx_asana_json_next(j) != '"') {
-                return NGX_ERROR;
-            }
-
-            rc = ngx_asana_json_string(j, j->value->data, j->max,
-                                       &j->value->len);
-
-        } else {
-            rc = ngx_asana_json_value(j, level + 1);
-        }
+        rc = match ? ngx_asana_json_matched(j, level)
+                   : ngx_asana_json_value(j, level + 1);
 
         if (rc != NGX_OK || j->value->len > j->max) {
             return NGX_ERROR;
@@ -130,10 +147,11 @@ ngx_asana_json_items(ngx_asana_json_t *j, ngx_uint_t level, u_char end)
 
 
 static ngx_int_t
-ngx_asana_json_name(ngx_asana_json_t *j, ngx_uint_t *match)
+ngx_asana_json_name(ngx_asana_json_t *j, ngx_uint_t level, ngx_uint_t *match)
 {
-    size_t  len;
-    u_char  buf[NGX_ASANA_JSON_NAME];
+    size_t      len;
+    u_char      buf[NGX_ASANA_JSON_NAME];
+    ngx_str_t  *name;
 
     if (ngx_asana_json_next(j) != '"'
         || ngx_asana_json_string(j, buf, sizeof(buf), &len) != NGX_OK
@@ -144,10 +162,40 @@ ngx_asana_json_name(ngx_asana_json_t *j, ngx_uint_t *match)
 
     j->pos++;
 
-    *match = (len == j->name->len
-              && ngx_memcmp(buf, j->name->data, len) == 0);
+    *match = 0;
+
+    if (level == j->level) {
+        name = &j->path[level - 1];
+        *match = (len == name->len && ngx_memcmp(buf, name->data, len) == 0);
+    }
 
     return NGX_OK;
+}
+
+
+/* the value of a member that is looked for, or of one on the way to it */
+
+static ngx_int_t
+ngx_asana_json_matched(ngx_asana_json_t *j, ngx_uint_t level)
+{
+    ngx_int_t  rc;
+
+    if (j->found[level - 1]++) {
+        return NGX_ERROR;
+    }
+
+    if (level == j->names) {
+        return (ngx_asana_json_next(j) == '"')
+               ? ngx_asana_json_string(j, j->value->data, j->max,
+                                       &j->value->len)
+               : NGX_ERROR;
+    }
+
+    j->level++;
+    rc = ngx_asana_json_value(j, level + 1);
+    j->level--;
+
+    return rc;
 }
 
 

@@ -22,6 +22,10 @@
 ngx_int_t ngx_asana_json_member(u_char *p, size_t len, ngx_str_t *name,
     ngx_str_t *value);
 
+/* The same for a string member path[1] of the outermost object's path[0]. */
+ngx_int_t ngx_asana_json_inner(u_char *p, size_t len, ngx_str_t path[2],
+    ngx_str_t *value);
+
 /*
  * Escapes text that may be anything for a JSON string: control, C1 and
  * bidirectional characters as \uXXXX, what is no UTF-8 as U+FFFD.  Writes to

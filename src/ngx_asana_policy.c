@@ -5,7 +5,7 @@
 
 
 #include "ngx_asana_policy.h"
-#include "ngx_asana_secrets.h"
+#include "ngx_asana_health.h"
 
 
 /* a decision under way: its arguments, and what is seen of the secrets */
@@ -33,6 +33,7 @@ static ngx_asana_outcome_e ngx_asana_policy_put(ngx_asana_policy_t *d);
 static ngx_asana_outcome_e ngx_asana_policy_confirm(ngx_asana_policy_t *d);
 static ngx_asana_outcome_e ngx_asana_policy_revoke(ngx_asana_policy_t *d);
 static ngx_asana_outcome_e ngx_asana_policy_note(ngx_asana_policy_t *d);
+static ngx_asana_outcome_e ngx_asana_policy_forget(ngx_asana_policy_t *d);
 static ngx_asana_outcome_e ngx_asana_policy_activate(ngx_asana_policy_t *d);
 static ngx_asana_outcome_e ngx_asana_policy_accept(ngx_asana_policy_t *d,
     u_char pending);
@@ -119,6 +120,9 @@ ngx_asana_policy_apply(ngx_asana_policy_t *d)
 
     case NGX_ASANA_NOTE:
         return ngx_asana_policy_note(d);
+
+    case NGX_ASANA_FORGET:
+        return ngx_asana_policy_forget(d);
 
     default:
         break;
@@ -291,8 +295,7 @@ ngx_asana_policy_confirm(ngx_asana_policy_t *d)
     s = d->held;
 
     if (change->gid_len == 0
-        || (change->gid_len == s->gid_len
-            && ngx_memcmp(change->gid, s->gid, s->gid_len) == 0))
+        || ngx_asana_same(s->gid, s->gid_len, change->gid, change->gid_len))
     {
         return outcome;
     }
@@ -334,8 +337,7 @@ ngx_asana_policy_revoke(ngx_asana_policy_t *d)
 static ngx_asana_outcome_e
 ngx_asana_policy_note(ngx_asana_policy_t *d)
 {
-    time_t               verified;
-    ngx_asana_secret_t  *s;
+    ngx_asana_secret_t  *s, noted;
 
     s = ngx_asana_secrets_by_id(d->secrets, d->change->id);
 
@@ -343,16 +345,46 @@ ngx_asana_policy_note(ngx_asana_policy_t *d)
         return NGX_ASANA_ABSENT;
     }
 
-    verified = ngx_min(d->change->verified, d->now);
+    noted.verified = ngx_min(d->change->verified, d->now);
+    noted.answered = ngx_min(d->change->answered, d->now);
+    noted.failing = ngx_min(d->change->failing, d->now);
+    noted.code = d->change->code;
 
-    if (verified <= s->verified) {
+    if (!ngx_asana_health_merge(s, &noted)) {
         return NGX_ASANA_HELD;
     }
 
-    s->verified = verified;
     s->serial = 0;
 
     return NGX_ASANA_CHANGED;
+}
+
+
+static ngx_asana_outcome_e
+ngx_asana_policy_forget(ngx_asana_policy_t *d)
+{
+    ngx_uint_t           i, n;
+    ngx_asana_secret_t  *s;
+    ngx_asana_change_t  *change;
+
+    change = d->change;
+
+    n = d->secrets->n;
+    s = ngx_asana_secrets_first(d->secrets);
+
+    for (i = 0; i < n; i++) {
+
+        if (change->gid_len
+            && ngx_asana_same(s->gid, s->gid_len, change->gid, change->gid_len))
+        {
+            ngx_asana_secrets_remove(d->secrets, s);
+
+        } else {
+            s = ngx_asana_secret_next(s);
+        }
+    }
+
+    return (d->secrets->n < n) ? NGX_ASANA_CHANGED : NGX_ASANA_ABSENT;
 }
 
 

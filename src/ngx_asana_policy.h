@@ -28,9 +28,11 @@ typedef enum {
     NGX_ASANA_CONFIRM,       /* by the gateway: a pending one becomes active */
     NGX_ASANA_REVOKE,        /* one secret, or all */
     NGX_ASANA_NOTE,          /* times of deliveries */
+    NGX_ASANA_FORGET,        /* by the gateway: a webhook was deleted */
     NGX_ASANA_RESEAL,        /* secrets of the zone by the first key */
     NGX_ASANA_CALL,          /* a create call begins, named by the id */
-    NGX_ASANA_CALL_END       /* both only where hosts share a store */
+    NGX_ASANA_CALL_END,      /* both only where hosts share a store */
+    NGX_ASANA_WALK           /* a step through all keys, which changes none */
 } ngx_asana_change_e;
 
 
@@ -39,9 +41,12 @@ struct ngx_asana_change_s {
     ngx_asana_enroll_e    enroll;      /* HANDSHAKE */
     ngx_uint_t            creating;    /* HANDSHAKE: a create call is open */
     ngx_uint_t            all;         /* REVOKE: without an id */
-    time_t                verified;    /* NOTE */
+    time_t                verified;    /* NOTE, as a secret has them */
+    time_t                answered;
+    time_t                failing;
+    uint16_t              code;
     u_char                id[NGX_ASANA_ID_LEN];         /* unless "all" */
-    u_char                gid[NGX_ASANA_MAX_GID];       /* CONFIRM */
+    u_char                gid[NGX_ASANA_MAX_GID];       /* CONFIRM, FORGET */
     u_char                secret[NGX_ASANA_MAX_SECRET];
     u_char                gid_len;
     u_char                secret_len;  /* HANDSHAKE, PUT, CONFIRM */

@@ -180,6 +180,22 @@ ngx_asana_secrets_by_text(ngx_asana_secrets_t *secrets, u_char *text,
 
 
 ngx_uint_t
+ngx_asana_secrets_settle_one(ngx_asana_secret_t *s, time_t now)
+{
+    ngx_uint_t  ahead;
+
+    ahead = (ngx_asana_secret_seen(s) > now);
+
+    s->created = ngx_min(s->created, now);
+    s->verified = ngx_min(s->verified, now);
+    s->answered = ngx_min(s->answered, now);
+    s->failing = ngx_min(s->failing, now);
+
+    return ahead;
+}
+
+
+ngx_uint_t
 ngx_asana_secrets_settle(ngx_asana_secrets_t *secrets, time_t now,
     time_t pending)
 {
@@ -192,15 +208,10 @@ ngx_asana_secrets_settle(ngx_asana_secrets_t *secrets, time_t now,
 
     for (i = 0; i < n; i++) {
 
-        if (ngx_asana_secret_seen(s) > now) {
+        if (ngx_asana_secrets_settle_one(s, now)) {
             ahead = 1;
             s->serial = 0;
         }
-
-        s->created = ngx_min(s->created, now);
-        s->verified = ngx_min(s->verified, now);
-        s->answered = ngx_min(s->answered, now);
-        s->failing = ngx_min(s->failing, now);
 
         if (s->pending && now - s->created >= pending) {
             ngx_asana_secrets_remove(secrets, s);

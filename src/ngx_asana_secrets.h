@@ -28,6 +28,7 @@ typedef struct {
     uint16_t              code;        /* of the last answer */
     u_char                pending;     /* 1: not confirmed yet */
     u_char                gid_len;
+    u_char                told;        /* "stored" came with this state */
     u_char                len;
     u_char                id[NGX_ASANA_ID_LEN];
     u_char                gid[NGX_ASANA_MAX_GID];
@@ -96,9 +97,12 @@ ngx_asana_secret_t *ngx_asana_secrets_by_id(ngx_asana_secrets_t *secrets,
 ngx_asana_secret_t *ngx_asana_secrets_by_text(ngx_asana_secrets_t *secrets,
     u_char *text, size_t len);
 
+/* Takes times after now (a clock went wrong) for now: 1 if it was seen then. */
+ngx_uint_t ngx_asana_secrets_settle_one(ngx_asana_secret_t *s, time_t now);
+
 /*
- * Removes those that are pending for "pending" seconds or more, and takes
- * times after now (a clock went wrong) for now: 1 if there were some.
+ * The same for all of them, 1 if there was such a one; removes those that are
+ * pending for "pending" seconds or more.
  */
 ngx_uint_t ngx_asana_secrets_settle(ngx_asana_secrets_t *secrets, time_t now,
     time_t pending);

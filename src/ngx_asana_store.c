@@ -14,6 +14,7 @@
 
 #include "ngx_asana_store.h"
 #include "ngx_asana_thread.h"
+#include "ngx_asana_walk.h"
 
 #include <ngx_event.h>
 
@@ -23,6 +24,9 @@
 
 /* tasks of a worker that wait */
 #define NGX_ASANA_STORE_TASKS     1024
+
+/* when so many wait, no note is added */
+#define NGX_ASANA_STORE_NOTES     512
 
 /* milliseconds; Asana does not wait longer than that for an answer */
 #define NGX_ASANA_STORE_DEADLINE  10000
@@ -39,7 +43,8 @@ struct ngx_asana_store_s {
 
     ngx_queue_t               waiting;
     ngx_queue_t               batch;
-    ngx_uint_t                ntasks;     /* in both */
+    ngx_queue_t               walks;      /* one at most, beside the batch */
+    ngx_uint_t                ntasks;     /* in all of them */
     ngx_uint_t                busy;
     ngx_msec_t                started;    /* the batch */
     time_t                    prepared;
@@ -52,7 +57,10 @@ struct ngx_asana_store_s {
 static ngx_int_t ngx_asana_store_start(ngx_asana_store_t *store);
 static ngx_int_t ngx_asana_store_run(ngx_asana_store_t *store);
 static void ngx_asana_store_job(void *data);
+static void ngx_asana_store_walk(ngx_asana_store_t *store,
+    ngx_asana_task_t *task);
 static void ngx_asana_store_complete(void *data);
+static void ngx_asana_store_take(ngx_queue_t *done, ngx_queue_t *tasks);
 static void ngx_asana_store_leave(void *data);
 static void ngx_asana_store_drop(ngx_asana_store_t *store,
     ngx_asana_task_t *task);
@@ -96,6 +104,7 @@ ngx_asana_store_create(ngx_asana_backend_t *backend,
 
     ngx_queue_init(&store->waiting);
     ngx_queue_init(&store->batch);
+    ngx_queue_init(&store->walks);
 
     store->timer.data = store;
     store->timer.handler = ngx_asana_store_deadline;
@@ -121,7 +130,7 @@ ngx_asana_store_open(ngx_asana_store_t *store)
 void
 ngx_asana_store_close(ngx_asana_store_t *store)
 {
-    ngx_queue_t       *q;
+    ngx_queue_t       *q, all;
     ngx_msec_int_t     left;
     ngx_asana_task_t  *task;
 
@@ -144,11 +153,14 @@ ngx_asana_store_close(ngx_asana_store_t *store)
         return;
     }
 
-    while (!ngx_queue_empty(&store->batch)
-           || !ngx_queue_empty(&store->waiting))
-    {
-        q = ngx_queue_empty(&store->batch) ? ngx_queue_head(&store->waiting)
-                                           : ngx_queue_head(&store->batch);
+    ngx_queue_init(&all);
+
+    ngx_asana_store_take(&all, &store->batch);
+    ngx_asana_store_take(&all, &store->walks);
+    ngx_asana_store_take(&all, &store->waiting);
+
+    while (!ngx_queue_empty(&all)) {
+        q = ngx_queue_head(&all);
         ngx_queue_remove(q);
 
         task = ngx_queue_data(q, ngx_asana_task_t, queue);
@@ -244,7 +256,15 @@ ngx_asana_store_post(ngx_asana_store_t *store, ngx_asana_task_t *task)
     task->outcome = NGX_ASANA_FAILED;
     task->owner = store->conf->data;
 
-    if (store->ntasks++ == NGX_ASANA_STORE_TASKS) {
+    if (store->ntasks++ >= NGX_ASANA_STORE_NOTES
+        && task->change.type == NGX_ASANA_NOTE)
+    {
+        /* it comes again in a minute, and a handshake does not */
+
+        goto failed;
+    }
+
+    if (store->ntasks > NGX_ASANA_STORE_TASKS) {
 
         ngx_asana_store_complain(store, "1024 changes wait already");
         goto failed;
@@ -280,8 +300,9 @@ failed:
 static ngx_int_t
 ngx_asana_store_start(ngx_asana_store_t *store)
 {
-    ngx_uint_t    n;
-    ngx_queue_t  *q;
+    ngx_uint_t         n;
+    ngx_queue_t       *q;
+    ngx_asana_task_t  *task;
 
     for (n = 0; n < NGX_ASANA_STORE_BATCH; n++) {
 
@@ -290,8 +311,17 @@ ngx_asana_store_start(ngx_asana_store_t *store)
         }
 
         q = ngx_queue_head(&store->waiting);
+        task = ngx_queue_data(q, ngx_asana_task_t, queue);
+
+        if (task->walk && !ngx_queue_empty(&store->walks)) {
+
+            /* changes wait for one step at most */
+
+            break;
+        }
+
         ngx_queue_remove(q);
-        ngx_queue_insert_tail(&store->batch, q);
+        ngx_queue_insert_tail(task->walk ? &store->walks : &store->batch, q);
     }
 
     return ngx_asana_store_run(store);
@@ -317,7 +347,47 @@ ngx_asana_store_job(void *data)
 {
     ngx_asana_store_t *store = data;
 
+    ngx_queue_t  *q;
+
     store->backend->change(store->data, &store->batch, ngx_cycle->log);
+
+    if (!ngx_queue_empty(&store->walks)) {
+        q = ngx_queue_head(&store->walks);
+        ngx_asana_store_walk(store, ngx_queue_data(q, ngx_asana_task_t,
+                                                   queue));
+    }
+}
+
+
+static void
+ngx_asana_store_walk(ngx_asana_store_t *store, ngx_asana_task_t *task)
+{
+    ngx_int_t          rc;
+    struct timespec    start, end;
+    ngx_asana_walk_t  *walk;
+
+    if (task->outcome != NGX_ASANA_FAILED) {
+
+        /* it was done before the batch is repeated */
+
+        return;
+    }
+
+    walk = task->walk;
+
+    (void) clock_gettime(CLOCK_THREAD_CPUTIME_ID, &start);
+
+    rc = store->backend->walk(store->data, &walk->listing, ngx_cycle->log);
+
+    (void) clock_gettime(CLOCK_THREAD_CPUTIME_ID, &end);
+
+    walk->usec = (uint64_t) (end.tv_sec - start.tv_sec) * 1000000
+                 + end.tv_nsec / 1000 - start.tv_nsec / 1000;
+    walk->end = (rc == NGX_OK);
+
+    if (rc != NGX_ERROR) {
+        task->outcome = NGX_ASANA_HELD;
+    }
 }
 
 
@@ -338,10 +408,8 @@ ngx_asana_store_complete(void *data)
 
     ngx_queue_init(&done);
 
-    if (!ngx_queue_empty(&store->batch)) {
-        ngx_queue_add(&done, &store->batch);
-        ngx_queue_init(&store->batch);
-    }
+    ngx_asana_store_take(&done, &store->batch);
+    ngx_asana_store_take(&done, &store->walks);
 
     /* the disk goes on while this thread answers */
 
@@ -358,6 +426,16 @@ ngx_asana_store_complete(void *data)
     }
 
     ngx_asana_store_set_timer(store);
+}
+
+
+static void
+ngx_asana_store_take(ngx_queue_t *done, ngx_queue_t *tasks)
+{
+    if (!ngx_queue_empty(tasks)) {
+        ngx_queue_add(done, tasks);
+        ngx_queue_init(tasks);
+    }
 }
 
 
@@ -466,13 +544,14 @@ static ngx_asana_task_t *
 ngx_asana_store_first(ngx_asana_store_t *store)
 {
     ngx_uint_t         i;
-    ngx_queue_t       *q, *queue[2];
+    ngx_queue_t       *q, *queue[3];
     ngx_asana_task_t  *task;
 
     queue[0] = &store->batch;
-    queue[1] = &store->waiting;
+    queue[1] = &store->walks;
+    queue[2] = &store->waiting;
 
-    for (i = 0; i < 2; i++) {
+    for (i = 0; i < 3; i++) {
 
         for (q = ngx_queue_head(queue[i]);
              q != ngx_queue_sentinel(queue[i]);

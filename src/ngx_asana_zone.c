@@ -13,6 +13,7 @@
 
 #include "ngx_asana_zone.h"
 #include "ngx_asana_cache.h"
+#include "ngx_asana_walk.h"
 
 
 /* seconds after which a stored time of a delivery is too old */
@@ -26,6 +27,7 @@
 
 typedef struct {
     ngx_asana_cache_t         *cache;
+    ngx_asana_events_t        *events;
     ngx_asana_counters_t       counters;
     ngx_atomic_t               shared[NGX_ASANA_SHARED];
 } ngx_asana_zone_shctx_t;
@@ -48,7 +50,9 @@ static ngx_int_t ngx_asana_zone_visit(ngx_asana_listing_t *listing,
 static void ngx_asana_zone_listed(ngx_asana_listing_t *listing);
 static time_t ngx_asana_zone_interval(ngx_asana_zone_t *zone);
 static void ngx_asana_zone_write_back(ngx_asana_zone_t *zone, ngx_str_t *key,
-    time_t verified, u_char *id);
+    ngx_asana_secret_t *secret);
+static void ngx_asana_zone_merge(void *data, ngx_str_t *key,
+    ngx_asana_secrets_t *secrets);
 static void ngx_asana_zone_done(ngx_asana_task_t *task,
     ngx_asana_outcome_e outcome);
 static void ngx_asana_zone_forget(void *data, ngx_str_t *key,
@@ -103,6 +107,11 @@ ngx_asana_zone_init(ngx_asana_zone_t *zone, ngx_shm_zone_t *shm_zone,
         return NGX_ERROR;
     }
 
+    sh->events = ngx_asana_events_create(zone->shpool);
+    if (sh->events == NULL) {
+        return NGX_ERROR;
+    }
+
     len = sizeof(" in asana_hook_zone \"\"") + shm_zone->shm.name.len;
 
     zone->shpool->log_ctx = ngx_slab_alloc(zone->shpool, len);
@@ -121,6 +130,7 @@ ngx_asana_zone_init(ngx_asana_zone_t *zone, ngx_shm_zone_t *shm_zone,
         /* secrets are read again, but create calls of before are in flight */
 
         sh->counters = old->sh->counters;
+        ngx_asana_events_copy(sh->events, old->sh->events);
     }
 
     zone->shpool->data = sh;
@@ -172,8 +182,13 @@ ngx_asana_zone_find(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
                                  ngx_asana_store_version(zone->store));
 
         if (rc == NGX_OK) {
-            ngx_asana_secrets_settle(lookup->secrets, ngx_time(),
-                                     zone->conf->limits.pending);
+
+            if (ngx_asana_secrets_settle(lookup->secrets, ngx_time(),
+                                         zone->conf->limits.pending))
+            {
+                ngx_asana_cache_settle(zone->sh->cache, lookup);
+                ngx_asana_zone_write_back(zone, &lookup->key, NULL);
+            }
 
             return lookup->secrets->n ? NGX_OK : NGX_DECLINED;
         }
@@ -192,6 +207,7 @@ ngx_asana_zone_find(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
     lookup->complete = ngx_asana_zone_found_handler;
     lookup->owner = zone;
     lookup->position = 0;
+    lookup->ahead = NULL;
 
     lookup->rc = ngx_asana_store_find(zone->store, lookup);
 
@@ -228,17 +244,34 @@ ngx_asana_zone_found_handler(ngx_asana_lookup_t *lookup)
 static ngx_int_t
 ngx_asana_zone_found(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
 {
-    /* a commit that is under way has moved on, and its sync may take long */
+    ngx_uint_t  ahead, moved;
 
-    ngx_asana_cache_put(zone->sh->cache, lookup,
-                        ngx_asana_zone_moved(zone, lookup));
+    ahead = ngx_asana_secrets_settle(lookup->secrets, ngx_time(),
+                                     zone->conf->limits.pending);
 
-    if (ngx_asana_secrets_settle(lookup->secrets, ngx_time(),
-                                 zone->conf->limits.pending))
-    {
+    if (lookup->ahead) {
+
+        /* keys are forgotten after this has moved */
+
+        lookup->filled = ngx_asana_cache_forgets(zone->sh->cache);
+        ngx_memory_barrier();
+        moved = *lookup->ahead > lookup->position;
+
+    } else {
+
+        /* a commit under way has moved on, and its sync may take long */
+
+        lookup->filled = lookup->forgets;
+        moved = ngx_asana_zone_moved(zone, lookup);
+    }
+
+    ngx_asana_cache_put(zone->sh->cache, lookup, moved);
+
+    if (ahead) {
+
         /* times of a clock that was ahead are to be corrected */
 
-        ngx_asana_zone_write_back(zone, &lookup->key, 0, NULL);
+        ngx_asana_zone_write_back(zone, &lookup->key, NULL);
     }
 
     return lookup->secrets->n ? NGX_OK : NGX_DECLINED;
@@ -315,20 +348,28 @@ ngx_asana_zone_stat(ngx_asana_zone_t *zone, ngx_asana_stat_t *stat)
 
 
 /*
- * The time is written back at the first delivery, for it proves the secret,
- * and then often enough that a restart does not take an active secret for an
- * inactive one.
+ * It is written back at the first delivery, for it proves the secret, when
+ * answers become others, and then often enough that a restart does not take an
+ * active secret for an inactive one.
  */
 
-void
+ngx_uint_t
 ngx_asana_zone_note(ngx_asana_zone_t *zone, ngx_str_t *key, uint32_t hash,
-    ngx_asana_secret_t *secret)
+    ngx_asana_secret_t *secret, ngx_asana_answer_e answer)
 {
-    if (ngx_asana_cache_note(zone->sh->cache, key, hash, secret,
-                             ngx_asana_zone_interval(zone)))
-    {
-        ngx_asana_zone_write_back(zone, key, ngx_time(), secret->id);
+    ngx_uint_t  bits;
+
+    (void) ngx_atomic_fetch_add(&zone->sh->counters.answers[answer], 1);
+
+    bits = ngx_asana_cache_note(zone->sh->cache, key, hash, secret,
+                                answer == NGX_ASANA_ANSWER_SUCCESS,
+                                ngx_asana_zone_interval(zone));
+
+    if (bits & NGX_ASANA_CACHE_DUE) {
+        ngx_asana_zone_write_back(zone, key, secret);
     }
+
+    return (bits & NGX_ASANA_CACHE_TURNED) ? 1 : 0;
 }
 
 
@@ -341,22 +382,28 @@ ngx_asana_zone_interval(ngx_asana_zone_t *zone)
 
 static void
 ngx_asana_zone_write_back(ngx_asana_zone_t *zone, ngx_str_t *key,
-    time_t verified, u_char *id)
+    ngx_asana_secret_t *secret)
 {
-    ngx_asana_task_t  *task;
+    ngx_asana_task_t    *task;
+    ngx_asana_change_t  *change;
 
     task = ngx_asana_task_create(NGX_ASANA_NOTE, key, ngx_cycle->log);
     if (task == NULL) {
         return;
     }
 
-    task->change.verified = verified;
+    change = &task->change;
 
-    if (id) {
-        ngx_memcpy(task->change.id, id, NGX_ASANA_ID_LEN);
+    if (secret) {
+        change->verified = secret->verified;
+        change->answered = secret->answered;
+        change->failing = secret->failing;
+        change->code = secret->code;
+
+        ngx_memcpy(change->id, secret->id, NGX_ASANA_ID_LEN);
     }
 
-    (void) ngx_asana_store_post(zone->store, task);
+    (void) ngx_asana_zone_post(zone, task);
 }
 
 
@@ -371,7 +418,26 @@ ngx_asana_zone_post(ngx_asana_zone_t *zone, ngx_asana_task_t *task)
         return NGX_ERROR;
     }
 
+    if (task->walk) {
+        task->walk->now = ngx_time();
+        task->walk->failing = task->walk->now;
+        task->walk->pending = zone->conf->limits.pending;
+        task->walk->merge = ngx_asana_zone_merge;
+        task->walk->data = zone;
+    }
+
     return ngx_asana_store_post(zone->store, task);
+}
+
+
+/* in the store's thread */
+
+static void
+ngx_asana_zone_merge(void *data, ngx_str_t *key, ngx_asana_secrets_t *secrets)
+{
+    ngx_asana_zone_t *zone = data;
+
+    ngx_asana_cache_merge(zone->sh->cache, key, secrets);
 }
 
 
@@ -391,7 +457,14 @@ ngx_asana_zone_done(ngx_asana_task_t *task, ngx_asana_outcome_e outcome)
 
     if (task->change.type != NGX_ASANA_NOTE) {
 
-        if (outcome >= NGX_ASANA_CHANGED) {
+        if (task->changes > 1
+            || (task->changes && outcome < NGX_ASANA_CHANGED))
+        {
+            /* of several keys only one is known here */
+
+            ngx_asana_cache_forget(zone->sh->cache, NULL, NGX_ASANA_ZONE_ANY);
+
+        } else if (outcome >= NGX_ASANA_CHANGED) {
             ngx_asana_cache_forget(zone->sh->cache, &task->key,
                                    NGX_ASANA_ZONE_ANY);
         }
@@ -417,6 +490,13 @@ ngx_asana_counters_t *
 ngx_asana_zone_counters(ngx_asana_zone_t *zone)
 {
     return &zone->sh->counters;
+}
+
+
+ngx_asana_events_t *
+ngx_asana_zone_events(ngx_asana_zone_t *zone)
+{
+    return zone->sh->events;
 }
 
 

@@ -9,6 +9,7 @@
 
 
 #include "ngx_asana_counters.h"
+#include "ngx_asana_events.h"
 #include "ngx_asana_secrets.h"
 #include "ngx_asana_store.h"
 
@@ -70,14 +71,21 @@ ngx_int_t ngx_asana_zone_list(ngx_asana_zone_t *zone,
 ngx_int_t ngx_asana_zone_stat(ngx_asana_zone_t *zone, ngx_asana_stat_t *stat);
 
 /*
- * Notes that the secret verified a delivery now, in the zone and, if the time
- * that the store has is too old, there as well.
+ * Notes that a delivery which the secret verified at secret->verified is
+ * answered now, with secret->code: in the zone and, if what the store has is
+ * too old, there as well.  The secret is a copy without its text, and is
+ * changed.  Returns 1 if it has begun to fail or has ceased to, as
+ * secret->failing tells.
  */
-void ngx_asana_zone_note(ngx_asana_zone_t *zone, ngx_str_t *key, uint32_t hash,
-    ngx_asana_secret_t *s);
+ngx_uint_t ngx_asana_zone_note(ngx_asana_zone_t *zone, ngx_str_t *key, uint32_t hash,
+    ngx_asana_secret_t *secret, ngx_asana_answer_e answer);
 
 /* The counters of all workers, in the zone. */
 ngx_asana_counters_t *ngx_asana_zone_counters(ngx_asana_zone_t *zone);
+
+/* The latest decisions that were no success, of all workers, in the zone. */
+ngx_asana_events_t *ngx_asana_zone_events(ngx_asana_zone_t *zone);
+
 void ngx_asana_zone_usage(ngx_asana_zone_t *zone,
     ngx_asana_zone_usage_t *usage);
 

@@ -107,7 +107,7 @@ is api('DELETE', '/hooks?key=%2Fa')->{status}, 404, 'nothing to delete';
 
 my $r = put('localhost/a', secret(1));
 is $r->{status}, 201, 'PUT: 201 for a new one';
-is_deeply [sort keys %{ json($r) || {} }], [qw(key ref secrets)], 'a HOOK';
+is_deeply [sort keys %{ json($r) || {} }], [qw(health key ref secrets)], 'a HOOK';
 is put('localhost/a', secret(1))->{status}, 200, 'and 200 for the same';
 $r = put('localhost/a', secret(2));
 is $r->{status}, 201, 'another one of the key';
@@ -117,7 +117,9 @@ is $hook->{ref}, 'localhost%2Fa', 'and that as an argument';
 is_deeply [sort map { $_->{id} } @{ $hook->{secrets} }],
     [sort map { secret_id(secret($_)) } 1, 2], 'with both ids';
 is_deeply [sort keys %{ $hook->{secrets}[0] }],
-    [qw(created deliveries id state verified)], 'members of a secret';
+    [qw(answered code created deleted_at deliveries failing_since health id
+        state verified webhook)],
+    'members of a secret';
 like $hook->{secrets}[0]{created}, qr/^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ$/,
     'created';
 is $hook->{secrets}[0]{verified}, undef, 'not verified yet';

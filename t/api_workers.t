@@ -148,12 +148,14 @@ is $all{'STAYS 200'}, 300, 'a secret that none of them touches verifies';
 ok $all{"PUT $_"}, "some PUT got $_" for 200, 201;
 ok $all{"DELETE $_"}, "some DELETE got $_" for 204, 404;
 
-# which worker is asked makes no difference
+# which worker is asked makes no difference, but who asks is the one who counts
 
 sub bodies {
     my ($uri) = @_;
     request($_, "GET /api$uri HTTP/1.1\r\nHost: x\r\n\r\n") for @s;
-    my %seen = map { response($_)->{body} => 1 } @s;
+    my %seen = map {
+        response($_)->{body} =~ s/"health":(?:null|\{.*?\}),//r => 1
+    } @s;
     return keys %seen;
 }
 put('/both', $secret);

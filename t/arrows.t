@@ -131,4 +131,14 @@ reported('14 of .h', 'src/ngx_asana_json.h', lines(14),
 reported('a new unit', 'src/ngx_asana_other.c', sub { },
     'unit "ngx_asana_other" is not in tools/arrows');
 
+# what the pages for who changes the module name is there
+
+my $source = do { local (@ARGV, $/) = glob 'src/*.[ch] src/*/*.[ch] *.c'; join '', <> };
+for my $page ('CONTRIBUTING.md', 'docs/internals.md') {
+    my $text = do { local (@ARGV, $/) = $page; <> };
+    my %names = map { $_ => 1 } $text =~ /\b(ngx_(?:http_)?asana_\w*[a-z])\b/g;
+    is join(' ', grep { $source !~ /\b$_/ } sort keys %names), '',
+        "$page: each name";
+}
+
 done_testing;

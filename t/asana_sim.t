@@ -30,7 +30,7 @@ my $PARENT = $$;
 my (@children, @shown, @secrets);
 
 $SIG{ALRM} = sub { die "the tests took too long\n" };
-alarm 120;
+alarm 300;
 
 my $ca = certificates($DIR);
 my $receiver = start_receiver();
@@ -66,6 +66,13 @@ test_other_options();
 test_heartbeats();
 test_concurrency();
 test_tls() if $ca;
+test_templates();
+test_names();
+test_list();
+test_past_deliveries();
+test_content();
+test_state();
+test_state_errors();
 test_errors_of_the_control_api();
 test_secrets_stay_hidden();
 test_end();
@@ -85,7 +92,7 @@ sub test_command_line {
         ['--handshake-body', 'xml'], ['--concurrency', '0'],
         ['--concurrency'], ['--token', ''], ['--handshake-timeout', 'x'],
         ['--delivery-timeout', '0'], ['--tls-cert', $SIM],
-        ['--ca', "$DIR/missing"],
+        ['--ca', "$DIR/missing"], ['--state', ''], ['--state'],
     ) {
         ($exit, $out, $err) = run(@$wrong);
         is($exit, 2, "wrong: @$wrong");
@@ -405,6 +412,7 @@ sub test_deliveries {
 
     my $got = sim($main, POST => "webhooks/$gid/deliver");
     is_deeply($got->{json}, { status => 200, ok => true, error => undef,
+        content => '', delivery => $got->{json}{delivery},
         retry_in => undef, deleted => false }, 'a delivery');
     my $request = last_seen('deliver');
     is($request->{signature}, hmac_sha256_hex($request->{body}, $secret),
@@ -473,6 +481,7 @@ sub test_retries {
     set_mode('retry', { status => 503, content => 'not now' });
     my $got = sim($main, POST => "webhooks/$gid/deliver")->{json};
     is_deeply($got, { status => 503, ok => false, error => undef,
+        content => 'not now', delivery => $got->{delivery},
         retry_in => 30, deleted => false }, 'a failure');
     my $first = last_seen('retry');
 
@@ -605,6 +614,7 @@ sub test_gone {
     set_mode('gone', { status => 410 });
     my $got = sim($main, POST => "webhooks/$gid/deliver")->{json};
     is_deeply($got, { status => 410, ok => false, error => undef,
+        content => '', delivery => $got->{delivery},
         retry_in => undef, deleted => true }, 'answered 410');
     is(api($main, GET => "$HOOKS/$gid")->{code}, 404, 'deletes at once');
     is(sim($main, POST => "webhooks/$gid/deliver")->{code}, 404,
@@ -689,11 +699,352 @@ sub test_tls {
     return;
 }
 
+sub test_templates {
+    my ($gid) = hook($main, 'template');
+    my $user = { gid => '1100000000000001', resource_type => 'user' };
+    my $project = { gid => '1', resource_type => 'project' };
+    my $task = { gid => '1300000000000001', resource_type => 'task',
+        resource_subtype => 'default_task' };
+    my $story = { gid => '1500000000000001', resource_type => 'story' };
+
+    my %events = (
+        'task-added'   => [['added', $task, $project]],
+        'task-changed' => [['changed', $task, undef,
+            { field => 'name', action => 'changed' }]],
+        'task-deleted' => [['deleted', $task, undef]],
+        'comment'      => [['added',
+            { %$story, resource_subtype => 'comment_added' }, $task]],
+        'section'      => [
+            ['added', $task,
+                { gid => '1400000000000001', resource_type => 'section' }],
+            ['added', { %$story, resource_subtype => 'section_changed' },
+                $task],
+        ],
+    );
+    for my $name (sort keys %events) {
+        is(sim($main, POST => "webhooks/$gid/deliver",
+            encode_json({ template => $name }))->{code}, 200, $name);
+        my $got = decode_json(last_seen('template')->{body})->{events};
+        like($_->{created_at}, qr/\A\d{4}-.*Z\z/, 'its time') for @$got;
+        is_deeply($got, [ map { {
+            action     => $_->[0],
+            resource   => $_->[1],
+            parent     => $_->[2],
+            user       => $user,
+            created_at => $got->[0]{created_at},
+            $_->[3] ? (change => $_->[3]) : (),
+        } } @{ $events{$name} } ], 'its events');
+    }
+
+    sim($main, POST => "webhooks/$gid/deliver",
+        '{"template":"task-added","count":3}');
+    my %gids = map { $_->{resource}{gid} => 1 }
+        @{ decode_json(last_seen('template')->{body})->{events} };
+    is(keys %gids, 3, 'three tasks of one template');
+    return;
+}
+
+sub test_names {
+    my $gid = create($main, 'named?token=x', 4321)->{json}{data}{gid};
+
+    for my $name ($gid, 4321, 'named') {
+        is(state_of($main, $name)->{gid}, $gid, "by name: $name");
+        is(sim($main, POST => "webhooks/$name/$_")->{json}{status}, 200, $_)
+            for qw(deliver heartbeat);
+    }
+    my $more = create($main, 'named?token=y', 4321)->{json}{data}{gid};
+    for my $name (4321, 'named') {
+        my $got = sim($main, POST => "webhooks/$name/deliver");
+        is($got->{code}, 400, "$name is no longer the name of one");
+        like(error_of($got), qr/ several: $gid, $more\z/, 'they are listed');
+    }
+    api($main, DELETE => "$HOOKS/$more");
+    is(state_of($main, 'named')->{gid}, $gid, 'but is again');
+    is(api($main, GET => "$HOOKS/4321")->{code}, 404, 'not in the API');
+    return;
+}
+
+sub test_list {
+    my ($gid) = hook($main, 'listed');
+    my $listed = sub {
+        my ($entry) = grep { $_->{gid} eq $gid }
+            @{ sim($main, GET => 'webhooks')->{json}{webhooks} };
+        return $entry;
+    };
+
+    my %fresh = (gid => $gid, resource => '1',
+        target => "$receiver/r/listed", active => true,
+        map { $_ => undef } qw(last_attempt_at last_status last_error
+            next_retry_at failing_since failure_deletion_timestamp));
+    is_deeply($listed->(), \%fresh, 'a new webhook in the list');
+
+    set_mode('listed', { status => 502 });
+    sim($main, POST => "webhooks/$gid/deliver");
+    my $got = $listed->();
+    is($got->{last_status}, 502, 'the code of the last attempt');
+    my %at = map { $_ => seconds_of($got->{$_}) } qw(last_attempt_at
+        next_retry_at failing_since failure_deletion_timestamp);
+    is(int($at{next_retry_at} - $at{last_attempt_at} + 0.5), 30,
+        'the next retry');
+    is(int($at{failure_deletion_timestamp} - $at{failing_since} + 0.5),
+        24 * 3600, 'a day from failing to deletion');
+
+    advance($main, 30);
+    is($listed->()->{failing_since}, $got->{failing_since},
+        'failing since the first failure');
+    set_mode('listed', {});
+    advance($main, 60);
+    $got = $listed->();
+    is_deeply($got, { %fresh, last_status => 200,
+        last_attempt_at => $got->{last_attempt_at} }, 'and no longer');
+
+    set_mode('listed', { status => 502 });
+    sim($main, POST => "webhooks/$gid/deliver");
+    set_mode('listed', {});
+    sim($main, POST => "webhooks/$gid/deliver");
+    $got = $listed->();
+    is($got->{failing_since}, undef, 'a success ends failing');
+    ok(defined $got->{next_retry_at}, 'but not the retry of another delivery');
+    api($main, DELETE => "$HOOKS/$gid");
+
+    ($gid) = map { $_->{json}{data}{gid} } create($main, 'listed2');
+    set_mode('listed2', { delay => 3 });
+    sim($main, POST => "webhooks/$gid/deliver");
+    $got = $listed->();
+    is($got->{last_status}, undef, 'no code without an answer');
+    like($got->{last_error}, qr/timeout/i, 'but an error');
+    api($main, DELETE => "$HOOKS/$gid");
+    return;
+}
+
+sub test_past_deliveries {
+    my ($gid, $secret) = hook($main, 'past');
+    my $body = "{\"events\":[]} \xff\0";
+
+    set_mode('past', { status => 500, content => 'sorry' });
+    my $id = sim($main, POST => "webhooks/$gid/deliver?raw=1", $body)
+        ->{json}{delivery};
+    my $got = sim($main, GET => "deliveries/$id");
+    is($got->{code}, 200, 'a past delivery');
+    my $past = $got->{json};
+    is_deeply($past, {
+        id              => $id,
+        gid             => $gid,
+        target          => "$receiver/r/past",
+        type            => 'delivery',
+        attempts        => 1,
+        status          => 500,
+        ok              => false,
+        error           => undef,
+        content         => 'sorry',
+        resend_of       => undef,
+        bytes           => length $body,
+        body            => $body,
+        map { $_ => $past->{$_} } qw(ms created_at next_attempt_at),
+    }, 'all of it');
+    ok(defined $past->{next_attempt_at}, 'it will be tried again');
+
+    set_mode('past', {});
+    advance($main, 30);
+    my $made = @{ seen('past') };
+    $got = sim($main, POST => "deliveries/$id/resend")->{json};
+    is($got->{status}, 200, 'it is sent once more');
+    isnt($got->{delivery}, $id, 'as a delivery of its own');
+    is(@{ seen('past') }, $made + 1, 'once');
+    my $again = last_seen('past');
+    is($again->{body}, $body, 'with the same bytes');
+    is($again->{signature}, hmac_sha256_hex($body, $secret), 'signed');
+
+    my @list = @{ sim($main, GET => 'deliveries?webhook=past')
+        ->{json}{deliveries} };
+    is_deeply([map { [$_->{id}, $_->{attempts}, $_->{status},
+        $_->{next_attempt_at}, $_->{resend_of}] } @list],
+        [[$id, 2, 200, undef, undef], [$got->{delivery}, 1, 200, undef, $id]],
+        'the list of one webhook');
+    ok(!exists $list[0]{body}, 'without bodies');
+    cmp_ok(@{ sim($main, GET => 'deliveries')->{json}{deliveries} }, '>', 2,
+        'the list of all');
+
+    api($main, DELETE => "$HOOKS/$gid");
+    $got = sim($main, POST => "deliveries/$id/resend");
+    is($got->{code}, 404, 'not to a webhook that is deleted');
+    like(error_of($got), qr/\Adelivery $id: its webhook $gid is deleted/,
+        'it says so');
+    is(@{ sim($main, GET => "deliveries?webhook=$gid")->{json}{deliveries} },
+        2, 'its deliveries stay');
+
+    ($gid) = hook($other, 'ring');
+    $id = sim($other, POST => "webhooks/$gid/deliver?raw=1", 'x' x 9_000_000)
+        ->{json}{delivery};
+    is(sim($other, GET => 'deliveries?webhook=ring')
+        ->{json}{deliveries}[0]{id}, $id, 'a large one');
+    sim($other, POST => "deliveries/$id/resend");
+    is(sim($other, GET => "deliveries/$id")->{code}, 404,
+        'goes for the next large one');
+    api($other, DELETE => "$HOOKS/$gid");
+    return;
+}
+
+sub test_content {
+    my ($gid, $secret) = hook($main, 'content');
+    my $last = sub { return (grep { ($_->{gid} // '') eq $gid }
+        @{ log_of($main) })[-1] };
+
+    set_mode('content', { status => 500, content => "no\e[2J\x7f\n" });
+    sim($main, POST => "webhooks/$gid/deliver");
+    my $entry = $last->();
+    is($entry->{content}, "no\e[2J\x7f\n", 'the answer is in the log');
+    like($shown[-1], qr/"no\\u001b\[2J\\u007f\\n"/, 'escaped');
+    is($entry->{delivery}, sim($main, GET => 'deliveries?webhook=content')
+        ->{json}{deliveries}[-1]{id}, 'with the id of the delivery');
+    ok(defined $entry->{$_}, $_) for qw(ms status);
+
+    set_mode('content', { status => 500, content => 'y' x 5_000 });
+    sim($main, POST => "webhooks/$gid/deliver");
+    is($last->()->{content}, 'y' x 1_000 . '...', 'it is cut');
+    is(length(state_of($main, $gid)->{last_failure_content}), 4_096,
+        'last_failure_content is longer');
+
+    set_mode('content', { status => 500, content => "it is $secret!" });
+    my $got = sim($main, POST => "webhooks/$gid/deliver")->{json};
+    is($got->{content}, 'it is [secret]!', 'no secret in an answer');
+    is($last->()->{content}, 'it is [secret]!', 'nor in the log');
+    is(api($main, GET => "$HOOKS/$gid")->{json}{data}{last_failure_content},
+        'it is [secret]!', 'nor in last_failure_content');
+    api($main, DELETE => "$HOOKS/$gid");
+
+    set_mode('content', { status => 401, content => 'who are you?' });
+    create($main, 'content');
+    is(log_of($main)->[-1]{content}, 'who are you?', 'of a handshake as well');
+    like(slurp("$DIR/main.err"), qr/"content":"no\\u001b\[2J\\u007f\\n"/,
+        'and with --verbose');
+    return;
+}
+
+sub test_state {
+    my $file = "$DIR/state";
+    my @options = ('--allow-local', '--heartbeats', '--state', $file);
+
+    my $sim = start_sim('state', @options);
+    is((stat $file)[2] & oct 7777, oct 600, 'nobody else reads the state');
+    my ($gid, $secret) = hook($sim, 'state');
+    my @filters = ({ action => 'added', fields => ['name'] });
+    api($sim, PUT => "$HOOKS/$gid", {},
+        json => { data => { filters => \@filters } });
+    my ($gone) = hook($sim, 'state2');
+    api($sim, DELETE => "$HOOKS/$gone");
+    kill_sim($sim);
+
+    $sim = start_sim('state', @options);
+    my $data = api($sim, GET => "$HOOKS/$gid")->{json}{data};
+    is($data->{target}, "$receiver/r/state", 'a webhook survives kill -9');
+    is_deeply($data->{filters}, \@filters, 'with its filters');
+    is(api($sim, GET => "$HOOKS/$gone")->{code}, 404,
+        'one that was deleted does not come back');
+    is(create($sim, 'state')->{code}, 403, 'its place is taken');
+    is(sim($sim, POST => "webhooks/$gid/heartbeat")->{json}{status}, 200,
+        'it delivers');
+    is(last_seen('state')->{signature},
+        hmac_sha256_hex('{"events":[]}', $secret), 'signed by its secret');
+
+    set_mode('state', { status => 503, 
+        content => "\xc3\xa9\xf0\x9f\x98\x80" });
+    my $body = "\xff\0\xc3\xa9\n";
+    my $id = sim($sim, POST => "webhooks/$gid/deliver?raw=1", $body)
+        ->{json}{delivery};
+    advance($sim, 20);
+    my $before = state_of($sim, $gid);
+    is(stop($sim, 'TERM'), 0, 'it ends');
+    is((stat $file)[2] & oct 7777, oct 600, 'the mode stays');
+
+    $sim = start_sim('state', @options);
+    is_deeply(state_of($sim, $gid), $before, 'a failing webhook survives');
+    is($before->{last_failure_content}, "\x{e9}\x{1f600}",
+        'with what it answered');
+    is(sim($sim, GET => "deliveries/$id")->{json}{attempts}, 1,
+        'with what it has yet to take');
+    set_mode('state', {});
+    advance($sim, 20);
+    is(last_seen('state')->{body}, $body, 'the retry has the same bytes');
+    is_deeply(state_of($sim, $gid)->{queue}, [], 'and succeeds');
+    my ($next) = hook($sim, 'state3');
+    cmp_ok($next, '>', $gone, 'no gid comes twice');
+    cmp_ok(sim($sim, POST => "webhooks/$gid/deliver")->{json}{delivery}, '>',
+        $id, 'nor the id of a delivery');
+
+    my $made = @{ seen('state') };
+    is(stop($sim, 'TERM'), 0, 'it ends');
+    my $state = decode_json(slurp($file));
+    $_->{heartbeat_at} -= 7 * 24 * 3600 for @{ $state->{webhooks} };
+    spew($file, encode_json($state));
+    $sim = start_sim('state', @options);
+    advance($sim, 0);
+    is(@{ seen('state') }, $made + 1, 'one heartbeat after a week');
+    is(stop($sim, 'TERM'), 0, 'it ends');
+    return;
+}
+
+sub test_state_errors {
+    my $file = "$DIR/wrong";
+    my @options = ('--listen', '127.0.0.1:0', '--state');
+    my $error = sub {
+        my ($exit, $out, $err) = run(@options, @_);
+        is($exit, 1, "it does not start: @_");
+        return $err;
+    };
+
+    my %hook = (gid => '1200000000000001', resource => '1',
+        target => 'http://a/', secret => 'x', created_at => 1, retries => 0,
+        filters => [], queue => []);
+    my %state = (version => 1, offset => 0, next_gid => 1_200_000_000_000_002,
+        next_delivery => 1);
+    my %batch = (id => 1, type => 'delivery', attempts => 1, created_at => 1,
+        next_at => 1, body => '');
+    for my $text ('{', '{"version":2}',
+        encode_json({ %state, webhooks => [1] }),
+        encode_json({ %state, webhooks => [{ %hook, secret => '' }] }),
+        encode_json({ %state, webhooks => [{ %hook, filters => 1 }] }),
+        encode_json({ %state, webhooks => [{ %hook, queue => [
+            { %batch, body => "\x{100}" }] }] }),
+        encode_json({ %state, offset => -1, webhooks => [\%hook] })) {
+        spew($file, $text);
+        is($error->($file), "asana-sim: $file is not a state of asana-sim\n",
+            'it says why');
+        is(slurp($file), $text, 'and leaves the file alone');
+    }
+    like($error->("$DIR/no/state"), qr{\Aasana-sim: cannot write \S+: No such},
+        'no directory');
+    mkdir "$DIR/dir" or die "mkdir: $!\n";
+    like($error->("$DIR/dir"), qr/\Aasana-sim: cannot (?:read|write) \S+: Is a dir/,
+        'a directory');
+
+    spew($file, encode_json({ %state, webhooks => [{ %hook, queue =>
+        [{ %batch, next_at => 9_999_999_999 }] }] }));
+    my $sim = start_sim('lock', '--allow-local', '--state', $file);
+    is(state_of($sim, $hook{gid})->{target}, 'http://a/', 'a good state');
+    like($error->($file), qr/another asana-sim uses \Q$file\E\n\z/,
+        'one at a time');
+
+    # a directory in the way of the new file
+    mkdir "$file.new" or die "mkdir: $!\n";
+    my $got = create($sim, 'lock');
+    is($got->{code}, 500, 'a webhook that cannot be kept');
+    is(@{ sim($sim, GET => 'webhooks')->{json}{webhooks} }, 1,
+        'is not created');
+    like(slurp("$DIR/lock.err"), qr/cannot write \Q$file\E: /, 'it says why');
+    rmdir "$file.new" or die "rmdir: $!\n";
+    is(create($sim, 'lock')->{code}, 201, 'and later it is');
+    is(stop($sim, 'TERM'), 0, 'it ends');
+    return;
+}
+
 sub test_errors_of_the_control_api {
     my ($gid) = hook($main, 'control');
 
     for my $body ('{', '[]', '{"count":0}', '{"count":1001}', '{"count":"x"}',
-        '{"count":1,"events":[]}', '{"events":{}}', '{"evens":[]}') {
+        '{"count":1,"events":[]}', '{"events":{}}', '{"evens":[]}',
+        '{"template":"tusk-added"}', '{"template":["comment"]}',
+        '{"template":"comment","events":[]}') {
         is(sim($main, POST => "webhooks/$gid/deliver", $body)->{code}, 400,
             "400: deliver $body");
     }
@@ -705,6 +1056,17 @@ sub test_errors_of_the_control_api {
     is(sim($main, POST => "webhooks/999/$_")->{code}, 404, "404: $_")
         for qw(deliver heartbeat);
     is(sim($main, GET => 'webhooks/999')->{code}, 404, '404: state');
+    is(sim($main, GET => 'deliveries?webhook=999')->{code}, 404,
+        '404: deliveries');
+    is(sim($main, GET => 'deliveries/x')->{code}, 404, '404: a delivery');
+    is(sim($main, POST => 'deliveries/0/resend')->{code}, 404, '404: resend');
+    is(sim($main, GET => 'deliveries/1/resend')->{code}, 405,
+        '405: GET resend');
+    is(sim($main, POST => $_)->{code}, 405, "405: POST $_")
+        for qw(webhooks deliveries deliveries/1);
+    like(error_of(sim($main, POST => "webhooks/$gid/deliver",
+        '{"template":"x"}')), qr/ comment, section, task-added, /,
+        'templates are named');
     is(sim($main, GET => 'advance')->{code}, 405, '405: GET advance');
     is(sim($main, GET => "webhooks/$gid/deliver")->{code}, 405,
         '405: GET deliver');
@@ -964,6 +1326,15 @@ sub start_sim {
     return { %$sim, name => $name };
 }
 
+sub kill_sim {
+    my ($sim) = @_;
+
+    kill 'KILL', $sim->{pid};
+    waitpid $sim->{pid}, 0;
+    @children = grep { $_ != $sim->{pid} } @children;
+    return;
+}
+
 # Runs the code in a child, which tells its address on stdout.
 sub start_child {
     my ($code) = @_;
@@ -1010,8 +1381,10 @@ sub run {
         open STDERR, '>', "$DIR/run.err" or POSIX::_exit(99);
         exec $^X, $SIM, @options or POSIX::_exit(99);
     }
+    push @children, $pid;
     waitpid $pid, 0;
     my $exit = $? & 127 ? "signal $?" : $? >> 8;
+    pop @children;
     return ($exit, slurp("$DIR/run.out"), slurp("$DIR/run.err"));
 }
 

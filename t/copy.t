@@ -272,6 +272,9 @@ my $back = Receiver->new(location => $enroll, http => $map, server => $api);
 my $new  = "$back->{dir}/state";
 my @from_key = (@zone, '--from-key', $key);
 
+$pg->sql("UPDATE asana_hook.secrets SET gid='120$_'"
+        . " WHERE key='localhost/hook/$_'")
+    for 5, 6;
 is copy('--dry-run', @from_key, $uri, $new), 0, 'a dry run';
 ok !-e $new, 'makes no directory';
 is copy(@from_key, $uri, $new), 0, 'into a new directory' or diag $text;
@@ -280,6 +283,12 @@ is sprintf('%o', (stat $_)[2] & oct 7777), -d $_ ? '700' : '600', 'its mode'
     for $new, glob "$new/*";
 like $text, qr/chown -R www-data: \Q$new\E$/m, 'tells of the owner';
 own($new);
+
+sub webhooks {
+    my ($dir) = @_;
+    return join ' ', map { ($_->[0], substr $_->[1], 8) }
+        pairs($dir, 'secrets_by_gid');
+}
 
 sub plain {
     my ($dir) = @_;
@@ -308,6 +317,8 @@ sub plain {
     } qw(pending unproven proven);
     is scalar keys %ages, $n + 3, 'each one is in an order by age';
     is scalar(pairs($new, 'secrets_by_id')), $n + 3, 'and in that by id';
+    is webhooks($new), '1205 localhost/hook/5 1206 localhost/hook/6',
+        'by the gid of its webhook';
     is $ages{'localhost/wait/1'}, 'pending', 'by its state';
     is $ages{'localhost/hook/1'}, 'proven', 'by its times';
 }
@@ -331,6 +342,8 @@ is verify($back, '/hook/5', '/hook/6', '/later'), 3, 'a running nginx has them';
 is $back->deliver('/hook/6', 'another-secret-of-back', $body)->{status}, 403,
     'and not the replaced one';
 is scalar(pairs($new, 'secrets_by_id')), $n + 4, 'no index keeps it';
+is webhooks($new), '1205 localhost/hook/5 1206 localhost/hook/6',
+    'the gids of their webhooks are known';
 is scalar(map { pairs($new, "${_}_by_age") } qw(pending unproven proven)),
     $n + 4, 'neither by age';
 is enroll($back, '/last'), 1, 'handshakes go on';

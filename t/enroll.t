@@ -55,7 +55,7 @@ $t->end;
 
 # open
 
-$t = Receiver->new(zone => 'max_secrets=3 inactive=2s',
+$t = Receiver->new(zone => 'max_secrets=3 inactive=4s',
     location => 'asana_hook_enroll open;')->app->run;
 
 is $t->handshake('/a', secret($_))->{status}, 200, "open: $_ is taken"
@@ -70,7 +70,7 @@ ok wait_for(sub {
     $t->deliver('/a', secret(1), 'x');
     $t->deliver('/a', secret(3), 'x');
     return $t->handshake('/a', secret(4))->{status} == 200;
-}, 5), 'the oldest inactive one is replaced';
+}, 15), 'the oldest inactive one is replaced';
 is $t->deliver('/a', secret(2), 'x')->{status}, 403, 'that is gone';
 is $t->deliver('/a', secret($_), 'x')->{status}, 200, "$_ verifies"
     for 1, 3, 4;

@@ -36,12 +36,34 @@ my @hosts = map {
         server => 'location /api { asana_hook_api hooks write=on; }'
     );
     $t->{server} .= " location = /create { asana_hook_gateway hooks; "
+        . "proxy_pass http://127.0.0.1:$t->{app_port}; }"
+        . " location /delete { asana_hook_gateway hooks; "
         . "proxy_pass http://127.0.0.1:$t->{app_port}; }";
     $t->app->run;
 } 1 .. 3;
 my ($one, $two, $three) = @hosts;
 
 sub status { return join ' ', map { $_->{status} } @_ }
+
+sub lookups {
+    my ($t) = @_;
+    my ($n) = $t->call('GET', '/api/')->{body} =~ /"lookups":(\d+)/;
+    return $n;
+}
+
+# the first secret of a zone that the hosts have asked for in vain before: what
+# they read then is kept, though they hear of the change later
+
+{
+    my $secret = secret();
+    sleep 1;
+    is status($one->handshake('/very/first', $secret)), 200, 'the first one';
+    is status($two->deliver('/very/first', $secret, $body)), 200, 'verifies';
+    sleep 1;
+    my $before = lookups($two);
+    is status($two->deliver('/very/first', $secret, $body)), 200, 'once more';
+    is lookups($two), $before, 'without a look-up';
+}
 
 # a secret that one host took verifies on the others at the first try
 
@@ -105,6 +127,27 @@ for my $n (1 .. 20) {
 cmp_ok $slow[-1], '<', 0.3 + 0.5, 'the others within poll'
     or diag "@slow";
 
+# times of deliveries, which hosts write down meanwhile, make nobody forget
+
+{
+    my @uris = map {"/times/$_"} 1 .. 40;
+    $one->handshake($_, 's' x 40) for @uris;
+    sleep 1;
+    my @header = map { 'X-Hook-Signature: ' . sign($_ x 40, $body) } 's', 'x';
+    my @s = map {
+        sleep 0.01;
+        my $uri = $_;
+        map { request($two->connection, raw($uri, $_, $body)) } @header;
+    } @uris;
+    is status(map { response($_) } @s), join(' ', (200, 403) x 40),
+        'forty new keys, and as many forgeries';
+    sleep 1;
+    my $before = lookups($two);
+    is status(map { $two->deliver($_, 's' x 40, $body) } @uris),
+        join(' ', (200) x 40), 'a second later they verify';
+    is lookups($two), $before, 'and none is looked up again';
+}
+
 # a pending secret: the create call goes through one host, the handshake to
 # another, and a third has the delivery
 
@@ -120,6 +163,24 @@ cmp_ok $slow[-1], '<', 0.3 + 0.5, 'the others within poll'
         'confirms it';
     is status(map { $_->deliver('/made?p=confirm', $secret, $body) } @hosts),
         '200 200 200', 'on all hosts';
+}
+
+# its webhook is deleted through one host: there at once, elsewhere within poll
+
+for my $n (1 .. 20) {
+    my ($made, $gone) = @hosts[$n % 3, ($n + 1) % 3];
+    my $secret = secret();
+    my @r = $made->handshake('/again?p=first', $secret);
+    $made->answer(201, '',
+        qq({"data":{"gid":"7$n"},"X-Hook-Secret":"$secret"}));
+    push @r, $made->call('POST', '/create', [], 'x');
+    push @r, map { $_->deliver('/again', $secret, $body) } @hosts;
+    $gone->answer(200, '', '{"data":{}}');
+    push @r, $gone->call('DELETE', "/delete/7$n", []);
+    $_->answer(200, '', 'app') for $made, $gone;
+    push @r, $gone->deliver('/again', $secret, $body);
+    is status(@r), '200 201 200 200 200 200 403',
+        "create and delete $n on one URL, through two hosts";
 }
 
 # the policy "gateway": the create call is in flight through another host
@@ -168,7 +229,7 @@ do {
     push @keys, map { $_->{key} } @{ $page->{hooks} };
     $after = $page->{next};
 } while (defined $after);
-is scalar @keys, 100 + 50 + 3, 'a listing has all keys';
+is scalar @keys, 100 + 50 + 40 + 4, 'a listing has all keys';
 is "@keys", join(' ', sort @keys), 'in order';
 like $one->call('GET', '/api/metrics')->{body},
     qr/build_info\{version="[^"]+",store="postgresql"\} 1/, 'its kind';
@@ -230,7 +291,11 @@ sub engine {
     is $after->{failures_total}, $before->{failures_total}, 'and no failure';
     like $one->slurp('error.log'), qr/canceling statement due to lock timeout/,
         'the log tells';
-    my $text = $one->call('GET', '/api/metrics')->{body};
+    my $text;
+    wait_for(sub {
+        $text = $one->call('GET', '/api/metrics')->{body};
+        return $text =~ /store_secrets/;
+    });
     is_deeply [sort $text =~ /^# TYPE asana_hook_(store_\w+)/mg],
         [map {"store_$_"} qw(commit_seconds conflicts_total contact_seconds
             failures_total lookup_seconds lookups_total readable secrets

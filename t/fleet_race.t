@@ -115,6 +115,9 @@ sub pick { return $_[rand @_] }
             all      => pick((0) x 3, 1),
             verified => 0,
             gid      => 1200 + $n,
+            answered => int time,
+            failing  => 0,
+            code     => 200,
             id       => secret_id($text),
             text     => $text
         );

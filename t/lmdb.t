@@ -45,6 +45,18 @@ is say_to("handshake d confirm $s3"), 'added', 'under two keys';
 is say_to("confirm $s3 13"), 'changed', 'is confirmed';
 is say_to('find c'), "found $s3:$now:0:confirmed:13", 'under one';
 is say_to('find d'), "found $s3:$now:0:confirmed:13", 'and the other';
+is say_to('forget 1'), 'absent', 'a webhook that is not known';
+is say_to('forget 130'), 'absent', 'nor is this';
+is say_to("confirm $s3 14"), 'changed', 'another gid';
+is say_to('forget 13'), 'absent', 'the old one is forgotten';
+is say_to("handshake d open $s2"), 'added', 'another secret';
+is say_to('forget 14'), 'changed', 'the webhook is deleted';
+is join(' ', say_to('find c', 'find d')), "found found $s2:$now:0:confirmed:",
+    'its secret is gone under both keys, the other one stays';
+is say_to('forget 14'), 'absent', 'once';
+is say_to('revoke d *'), 'changed', 'and the rest';
+is join(' ', batch("handshake c confirm $s3", "handshake d confirm $s3",
+    "confirm $s3 13")), 'added added changed', 'as it was';
 is say_to('note a ' . id($s1) . ' ' . ($now - 1)), 'changed', 'a delivery';
 is say_to('note a ' . id($s2) . " $now"), 'absent', 'of no secret of the key';
 is say_to('find a'), "found $s1:$now:" . ($now - 1) . ':confirmed:12',
@@ -86,6 +98,7 @@ for my $seed (1 .. 4) {
                 . " $_[1]" },
         sub { "put $_[0] $_[1]" },
         sub { "confirm $_[1] " . int rand 9 },
+        sub { 'forget ' . int rand 9 },
         sub { "revoke $_[0] " . (rand 4 < 1 ? '*' : id($_[1])) },
         sub { "note $_[0] " . id($_[1]) . ' ' . ($time - int rand 50) }
     );
@@ -362,6 +375,30 @@ end();
 ($in, $out, $pid) = @second;
 is say_to("handshake b first $s2"), 'added', 'until the first one has ended';
 checked('lock.mdb was removed');
+end();
+
+# a store without an index by gid gets it with the next change
+
+start();
+$state = fresh();
+opened($state);
+is say_to("handshake a first $s1"), 'added', 'a secret';
+say_to('close');
+my @parts = split /(?=^VERSION=3$)/m, qx(mdb_dump -a $state);
+is scalar(grep {/^database=secrets_by_gid$/m} @parts), 1, 'an index by gid';
+my $without = join '', grep { !/^database=secrets_by_gid$/m } @parts;
+my $other = fresh();
+load($other, $without);
+is opened($other), 'open', 'a store without it';
+like say_to('find a'), qr/^found $s1/, 'is read';
+like say_to('stat'), qr/^keys 1 secrets 1 /, 'and counted';
+is say_to('forget 12'), 'absent', 'nothing is in it';
+is say_to("confirm $s1 12"), 'changed', 'what is new stands there';
+like say_to('stat'), qr/^keys 1 secrets 1 /, 'counted';
+checked('an index that was made later');
+opened($other);
+is say_to('forget 12'), 'changed', 'and is found';
+say_to('close');
 end();
 
 # format 1, as it was written

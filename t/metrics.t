@@ -322,7 +322,7 @@ $t->app->run;
 
 is_deeply [sort grep {/gateway_requests/} keys %{ metrics() }],
     [map {qq(asana_hook_gateway_requests_total{zone="hooks",result="$_"})}
-        qw(confirmed error refused unmatched unreadable)],
+        qw(confirmed error refused revoked unmatched unreadable)],
     'a gateway: words of create calls are there from the start';
 
 sub create {

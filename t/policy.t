@@ -13,12 +13,13 @@ use Policy qw(@fields model seen);
 use Units;
 
 my @enrolls = qw(off first open confirm gateway);
-my @types   = qw(handshake put confirm revoke note);
+my @types   = qw(handshake put confirm revoke note forget);
 my ($inactive, $pending) = ($Policy::inactive, $Policy::pending);
 my %enrolls = map { $enrolls[$_] => $_ } 0 .. 4;
-my %types   = map { $types[$_]   => $_ } 0 .. 4;
+my %types   = map { $types[$_]   => $_ } 0 .. 5;
+my @times   = qw(verified answered failing);
 
-my $units = Units->new('policy');
+my $units = Units->new('policy', 'health');
 
 # a line for the program, and the line that it is to answer
 
@@ -28,7 +29,7 @@ sub line {
     my ($set, $c, $now, $max) = @_;
     return join ' ', 'decide', $now, $inactive, $pending, $max,
         join(':', $types{$c->{type}}, $enrolls{$c->{enroll}},
-        @$c{qw(creating all verified id gid text)}), map { secret($_) } @$set;
+        @$c{qw(creating all verified answered failing code id gid text)}), map { secret($_) } @$set;
 }
 
 sub result {
@@ -83,8 +84,8 @@ sub kind {
 
 sub change {
     my (%c) = @_;
-    return {enroll => 'off', creating => 0, all => 0, verified => 0, gid => '',
-        id => $id->(0), text => $mine, %c};
+    return {enroll => 'off', creating => 0, all => 0, gid => '', code => 200,
+        (map { $_ => 0 } @times), id => $id->(0), text => $mine, %c};
 }
 
 my @changes = (
@@ -96,7 +97,13 @@ my @changes = (
     (map { change(type => 'confirm', gid => $_) } '', 0 x 32, '120', '121'),
     (map { change(type => 'revoke', id => $id->($_)) } 0 .. 2),
     change(type => 'revoke', all => 1),
+    (map { change(type => 'forget', gid => $_) } '', '12', '121', '123'),
     (map { change(type => 'note', verified => $now + $_) } -9000, -1, 0, 100),
+    (map { change(type => 'note', verified => $now + $_,
+            answered => $now + $_) } -9000, -1, 0, 100),
+    (map { change(type => 'note', verified => $now + 10, code => 500,
+            answered => $now - 1500, failing => $now + $_) }
+        -1600, -1500, -1499, -3, 0, 10),
     change(type => 'note', verified => $now - 1, id => $id->(1)),
 );
 
@@ -152,6 +159,9 @@ for my $step (1 .. 100_000) {
         creating => pick(0, 1),
         all      => pick((0) x 9, 1),
         verified => $at + pick(-2000, -20, -1, 0, 1),
+        answered => $at + pick(-$at, -2000, -20, -1, 0, 1),
+        failing  => $at + pick(-$at, -$at, -2000, -20, -1, 0, 1),
+        code     => pick(200, 204, 404, 500),
         gid      => pick('', 1200 + $n, 1),
         id       => $id->($n),
         text     => "secret-number-$n-" . 'y' x $n

@@ -56,6 +56,24 @@ is $second->ask('confirm ' . secret() . ' 1'), 'ABSENT', 'none is confirmed';
 is $second->ask("confirm $p 1200"), 'CHANGED', 'confirmed by another host';
 is $first->ask("find /p$_ 1"), "OK $p:new:1200", "under key $_" for 1, 2;
 is $first->ask("confirm $p 1200"), 'HELD', 'and once more';
+is $second->ask("put /p1 $s"), 'ADDED', 'another secret beside it';
+is $first->ask('forget 120'), 'ABSENT', 'a webhook that is not known';
+is $second->ask('find /p2 0'), "OK $p:new:1200", 'in the zone of one';
+is $second->ask('forget 1200'), 'CHANGED', 'the webhook is deleted';
+is $second->ask('find /p2 0'), 'DECLINED', 'there its secret is gone at once';
+is $first->ask('find /p1 1'), "OK $s:new:", 'the other one stays';
+is $first->ask('forget 1200'), 'ABSENT', 'once';
+is $first->ask("revoke /p1 $s"), 'CHANGED', 'the rest';
+$first->ask("handshake /p$_ confirm $p") for 1, 2;
+is $first->ask("confirm $p 1200"), 'CHANGED', 'as it was';
+{
+    my $q = secret();
+    $first->ask("handshake /$_ confirm $q") for qw(full room);
+    $first->ask('put /full ' . secret()) for 1 .. 16;
+    is $first->ask("confirm $q 13"), 'REFUSED', 'no room under one of its keys';
+    is $first->ask("find /room 1"), "OK $q:new:13", 'but under the other';
+    $first->ask("revoke /$_") for qw(full room);
+}
 is $first->ask("revoke /p1 $p"),   'CHANGED',  'one is revoked';
 is $first->ask("revoke /p1 $p"),   'ABSENT',   'once';
 is $first->ask('find /p1 1'),      'DECLINED', 'and gone';

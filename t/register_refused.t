@@ -60,7 +60,7 @@ is put($key), 201, 'meanwhile others come' for 1, 2;
 is create($secret), 'REFUSED', 'REFUSED';
 is $t->deliver($key, $secret, 'x')->{status}, 503, 'it stays pending';
 
-my ($line) = $t->slurp('error.log') =~ /^(.*create call was refused.*)$/m;
+my ($line) = $t->slurp('error.log') =~ /^(.*created webhook "" was refused.*)$/m;
 ok defined $line, 'the log says so';
 like $line, qr/\[error\].*"max_secrets"/, 'and why, without a failed store';
 unlike $line, qr/[^ -~]/, 'and shows no character that a terminal obeys';

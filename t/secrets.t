@@ -11,7 +11,7 @@ use Test::More;
 
 use Units;
 
-my $units    = Units->new('policy');
+my $units    = Units->new('policy', 'health');
 my $max_time = 253_402_300_799;
 
 # a reading of the layout of its own: the secrets as text, or nothing

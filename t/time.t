@@ -104,8 +104,10 @@ at(400 * $day);
 
 for my $beat (1 .. 6) {
     at(400 * $day + $beat * 8 * $hour);
+    my $was = commits();
     is $t->deliver('/a', $other, '{"events":[]}')->{status}, 200,
         "heartbeat $beat";
+    ok wait_for(sub { commits() > $was }), 'is noted';
 }
 $t->stop;
 $t->start;
@@ -217,6 +219,35 @@ is $t->handshake('/genuine', $genuine)->{status}, 200, 'a genuine one';
 is scalar(grep { $t->handshake("/late/$_", secret())->{status} == 200 }
         1 .. 20), 20, 'and others after it';
 is event('/genuine', $genuine)->{status}, 503, 'is still pending';
+
+$t->end;
+
+# a clock that ran ahead hides no failure when it is right again
+
+$t = Receiver->new(server => 'location /api { asana_hook_api hooks write=on; }');
+$clock = Shim->new($t);
+$t->app->run;
+
+sub health_of {
+    my ($uri) = @_;
+    my $json = $t->call('GET', "/api/hooks?key=localhost$uri")->{body};
+    return join ' ', $json =~ /"health":"(\w+)"/g;
+}
+
+at(2 * $day);
+my ($fails, $silent) = (secret(), secret());
+$t->handshake('/fails',  $fails);
+$t->handshake('/silent', $silent);
+event('/fails',  $fails);
+event('/silent', $silent);
+is health_of($_), 'ok ok', "$_ is well" for '/fails', '/silent';
+at(0);
+is health_of($_), 'ok ok', "$_: so it is in the past" for '/fails', '/silent';
+$t->answer(500);
+ok wait_for(sub { event('/fails', $fails); health_of('/fails') =~ /failing/ }),
+    'a failure is one';
+at(10 * $hour);
+is health_of('/silent'), 'late late', 'nothing for 10 hours is late';
 
 $t->end;
 

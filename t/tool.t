@@ -39,9 +39,15 @@ $t->{http} = <<"END";
             default_type application/json;
             return 200 '{"hooks":[{"key":"RAW","ref":"a","secrets":[]}],"next":null}';
         }
+        location = /raw/events {
+            default_type application/json;
+            return 200 '{"events":[{"time":"RAW","word":"RAW","reason":"RAW",
+                "key":"RAW","ref":"RAW","cut":true,"id":null,"address":"RAW"}]}';
+        }
         location = /raw/ {
             default_type application/json;
-            return 200 '{"zone":"RAW","secrets":[]}\\n';
+            return 200
+                '{"zone":"RAW","secrets":[],"answers":{"RAW":1}}\\n';
         }
     }
 END
@@ -105,12 +111,50 @@ runs 2, qr/an empty key/,                  'an empty key', @url, 'show', '';
 runs 2, qr/bad percent-encoding/,          'a bad ref', @url, 'show', 'ref:%1';
 runs 2, qr/16 hex digits/, 'a bad id', @url, 'revoke', 'a', 'xyz';
 runs 2, qr/SECONDS is/,                    'watch 0', @url, 'watch', 0;
+runs 2, qr/N is 1 to 1000/, "events $_", @url, 'events', $_
+    for 0, 1001, 'x';
 runs 2, qr/--timeout/, 'no time', @url, '--timeout', 0, 'list';
 runs 2, qr/1 to 480 bytes \(400\)/, 'a long key', @url, 'show', 'a' x 481;
 
+is runs(0, qr/^usage/, 'help', 'help'), runs(0, qr/^usage/, 'as --help', '--help'),
+    'says the same';
+
+# the man page and the completion of bash know what it knows
+
+my $help = qx(tools/asana-hook --help);
+my $man  = qx(cat share/asana-hook.1) =~ s/\\-/-/gr;
+my %commands = map { $_ => 1 } $help =~ /^  ([a-z]+) /mg;
+delete $commands{'asana-hook'};
+my @options = do { my %o = map { $_ => 1 } $help =~ /(--[a-z]+)/g; sort keys %o };
+like $man, qr/^\.BR? \Q$_\E\b/m, "man: $_" for sort keys %commands;
+like $man, qr/\Q$_\E\b/, "man: $_" for @options;
+sub completed {
+    my (@words) = @_;
+    my $got = qx(bash -c '. share/bash-completion/asana-hook
+        COMP_WORDS=(asana-hook @words) COMP_CWORD=\$(( \${#COMP_WORDS[@]} - 1 ))
+        _asana_hook; printf "%s " \$(printf "%s\n" "\${COMPREPLY[@]}" | sort)' 2>&1);
+    return $got =~ s/ +\z//r;
+}
+is completed('""'), join(' ', sort 'help', keys %commands), 'completion: commands';
+is completed('--json', 're'), 'reseal revoke', 'behind an option';
+is completed('--'), "@options", 'options';
+is completed('list', '--health', 'd'), 'dead', 'health';
+is completed('show', '""'), '', 'no command behind a command';
+
+my ($version) = qx(cat src/ngx_asana.h) =~ /NGX_ASANA_VERSION\s+"(.*)"/;
+is runs(0, qr/./, '--version', '--version'), "asana-hook $version\n",
+    'is that of the module';
+runs 2, qr/--health is pending/, 'a bad health', @url, 'list', '--health', 'x';
+runs 2, qr/either a key or --health/, 'revoke of nothing', @url, 'revoke';
+
+# nobody has asked before
+
+runs 0, qr/^health +not counted yet$/m, 'stats before the first count', @url,
+    'stats';
+
 # an empty zone, over each way
 
-my $head = qr/^KEY +ID +STATE +CREATED +LAST VERIFIED +DELIVERIES\n/;
+my $head = qr/^KEY +ID +STATE +HEALTH +LAST VERIFIED +LAST CODE +DELETED AT +WEBHOOK +DELIVERIES\n/;
 runs 0, qr/$head\z/, 'list over TCP', @url, 'list';
 runs 0, qr/$head\z/, 'list over a socket', @unix, 'list';
 {
@@ -182,7 +226,7 @@ is $t->deliver('/a', $secret, '{"events":[{}]}')->{status}, 200,
 $t->words;
 
 my $id  = secret_id($secret);
-my $row = qr/^localhost\/a +$id +active +\S+Z +\S+Z +1$/m;
+my $row = qr/^localhost\/a +$id +active +ok +\S+Z +200 +- +- +1$/m;
 runs 0, $row, 'show', @url, 'show', 'localhost/a';
 runs 0, $row, 'list', @unix, 'list';
 is decode_json(runs(0, qr/./, 'show --json', @url, '--json', 'show',
@@ -191,8 +235,24 @@ is decode_json(runs(0, qr/./, 'show --json', @url, '--json', 'show',
 # a pending one is confirmed, and revoked by its id
 
 is $t->handshake('/a', $other)->{status}, 200, 'a handshake';
-runs 0, qr/^localhost\/a +@{[secret_id($other)]} +pending +\S+Z +never +0$/m,
+runs 0, qr/^localhost\/a +@{[secret_id($other)]} +pending +pending +- +- +- +- +0$/m,
     'show of a pending one', @url, 'show', 'localhost/a';
+is $t->handshake('/only', $other)->{status}, 200, 'one of its own';
+my $pending = qr/^localhost\/only +@{[secret_id($other)]} +pending +pending /m;
+runs 0, $pending, 'list by health', @url, 'list', '--health', 'pending';
+is_deeply decode_json(runs(0, qr/./, 'list by health --json', @url, '--json',
+        'list', '--health', 'dead'))->{hooks}, [], 'none is dead';
+{
+    my ($got, $text) = tool("no\n", @url, 'revoke', '--health', 'pending');
+    is $got, 1, 'revoke by health asks';
+    like $text, $pending, 'shows them';
+    like $text, qr/revoke these 1, for good\?.*nothing was revoked/s, 'first';
+}
+runs 0, $pending, 'it is still there', @url, 'show', 'localhost/only';
+runs 0, qr/^revoked 1$/m, 'revoke by health', @url, 'revoke', '--health',
+    'pending', '--yes';
+runs 0, qr/^no secret is pending$/m, 'and again', @url, 'revoke', '--health',
+    'pending';
 put 0, qr/^confirmed$/, 'confirms it', $other, @url, 'put', 'localhost/a';
 is $t->deliver('/a', $other, '{"events":[{}]}')->{status}, 200,
     'its delivery passes';
@@ -264,13 +324,45 @@ is scalar(@{ decode_json($text)->{hooks} }), 1003, 'is one document';
 # counters
 
 $text = runs 0, qr/^zone +hooks$/m, 'stats', @unix, 'stats';
-for my $pattern (qr/^store\.keys +1003$/m, qr/^handshakes\.handshake +1$/m,
-    qr/^deliveries\.verified +3$/m)
+for my $pattern (qr/^store\.keys +1003$/m, qr/^handshakes\.handshake +2$/m,
+    qr/^deliveries\.verified +3$/m, qr/^answers\.success +3$/m,
+    qr/^used +[1-9]\d+$/m)
 {
     like $text, $pattern, 'counts';
 }
 is decode_json(runs(0, qr/./, 'stats --json', @unix, '--json', 'stats'))
     ->{deliveries}{verified}, 3, 'in the form of the API';
+
+# events
+
+my $then   = qr/20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ/;
+my $titles = qr/TIME +WORD +KEY +SECRET +ADDRESS +REASON\n/;
+my $what   = qr/127\.0\.0\.1 +it has no "X-Hook-Signature"/;
+is $t->handshake('/pending', $other)->{status}, 200, 'a handshake';
+is $t->deliver('/pending', $other, '{"events":[{}]}')->{status}, 503,
+    'its secret is pending';
+runs 0, qr/^revoked$/, 'and revoked', @url, 'revoke', 'localhost/pending';
+for my $uri ('/ok', '/%E2%80%AE%1B%5B31m', '/%FF%C2%9B', '/' . 'l' x 490) {
+    is $t->call('POST', $uri, [], '')->{status}, 403, 'an unsigned request';
+}
+$text = runs 0, qr/\A$titles(?:$then +[A-Z].*\n)+\z/, 'events', @url, 'events';
+my @last = split /\n/, $text;
+like $last[-4], qr{^$then +UNSIGNED +localhost/ok +- +$what$}, 'the newest last';
+like $last[-3], qr/ ref:localhost%2F%E2%80%AE%1B%5B31m +- +$what$/,
+    'a key with control characters';
+like $last[-2], qr/ ref:localhost%2F%FF%C2%9B +- +$what$/, 'one of odd bytes';
+like $last[-1], qr{ localhost/l{300,}\.\.\. +- +$what$}, 'one that is cut';
+like $last[-5], qr{ PENDING +localhost/pending +@{[secret_id($other)]} },
+    'a secret';
+unlike $text, qr/[^ -~\n]/, 'nothing that a terminal would obey';
+$text = runs 0, qr/\A$titles/, 'events 1', @unix, 'events', 1;
+is scalar(() = $text =~ /\n/g), 2, 'one';
+$text = runs 0, qr/./, 'events --json', @url, '--json', 'events', 2;
+is_deeply [map { substr $_->{key}, 0, 11 } @{ decode_json($text)->{events} }],
+    ['localhost/l', "localhost/\x{fffd}"], 'in the form of the API';
+$text = runs 0, qr/\A$titles/, 'events of another server', '--url',
+    "$base/raw/", 'events';
+unlike $text, qr/[^ -~\n]/, 'nothing that a terminal would obey';
 
 # Runs "watch", kills it by the signal once it has printed the pattern twice.
 
@@ -333,7 +425,9 @@ for my $command ('list', 'stats', 'watch 1') {
     utf8::encode(my $got = $json->{zone} || $json->{hooks}[0]{key});
     is $got, $raw, 'and is the same';
 }
-runs 0, qr/^zone +[ -~]+$/m, 'stats of it', '--url', "$base/raw/", 'stats';
+runs 0, qr/\A[ -~\n]+\z/, 'stats of it', '--url', "$base/raw/", 'stats';
+like +(watch(qr/zone/, '--url', "$base/raw/"))[1], qr/\A[ -~\n]+\z/,
+    'and watched';
 
 my $deaf_port = port();
 my $deaf      = IO::Socket::INET->new(

@@ -13,8 +13,11 @@
 #include "ngx_http_asana_api.h"
 #include "ngx_http_asana_answer.h"
 #include "ngx_http_asana_args.h"
+#include "ngx_http_asana_filter.h"
+#include "ngx_http_asana_events.h"
 #include "ngx_http_asana_header.h"
 #include "ngx_http_asana_metrics.h"
+#include "ngx_http_asana_page.h"
 #include "ngx_http_asana_request.h"
 #include "ngx_http_asana_site.h"
 
@@ -23,7 +26,7 @@
 
 
 typedef struct {
-    ngx_asana_listing_t             listing;    /* must be first */
+    ngx_http_asana_filter_t         filter;     /* must be first */
     ngx_http_asana_text_t           out;
     ngx_http_asana_zone_conf_t     *azcf;
     ngx_int_t                       left;
@@ -32,12 +35,27 @@ typedef struct {
 } ngx_http_asana_page_t;
 
 
+typedef ngx_int_t (*ngx_http_asana_api_pt)(ngx_http_request_t *r,
+    ngx_http_asana_zone_conf_t *azcf, ngx_http_asana_args_t *args);
+
+
+typedef struct {
+    ngx_str_t                       name;
+    ngx_uint_t                      methods;
+    ngx_uint_t                      write;      /* 1: needs "write=on" */
+    ngx_uint_t                      args;       /* a bit for each */
+    ngx_http_asana_api_pt           handler;
+} ngx_http_asana_api_call_t;
+
+
 static ngx_int_t ngx_http_asana_api_hooks(ngx_http_request_t *r,
-    ngx_http_asana_zone_conf_t *azcf);
+    ngx_http_asana_zone_conf_t *azcf, ngx_http_asana_args_t *args);
 static ngx_int_t ngx_http_asana_api_info(ngx_http_request_t *r,
-    ngx_http_asana_zone_conf_t *azcf);
+    ngx_http_asana_zone_conf_t *azcf, ngx_http_asana_args_t *args);
 static ngx_int_t ngx_http_asana_api_metrics(ngx_http_request_t *r,
-    ngx_http_asana_zone_conf_t *azcf);
+    ngx_http_asana_zone_conf_t *azcf, ngx_http_asana_args_t *args);
+static ngx_int_t ngx_http_asana_api_events(ngx_http_request_t *r,
+    ngx_http_asana_zone_conf_t *azcf, ngx_http_asana_args_t *args);
 static ngx_int_t ngx_http_asana_api_list(ngx_http_request_t *r,
     ngx_http_asana_zone_conf_t *azcf, ngx_http_asana_args_t *args);
 static ngx_int_t ngx_http_asana_api_page(ngx_asana_listing_t *listing,
@@ -56,7 +74,7 @@ static ngx_int_t ngx_http_asana_api_wait(ngx_http_asana_ctx_t *ctx,
     ngx_int_t rc);
 static void ngx_http_asana_api_end(ngx_http_asana_ctx_t *ctx, ngx_int_t rc);
 static ngx_int_t ngx_http_asana_api_reseal(ngx_http_request_t *r,
-    ngx_http_asana_zone_conf_t *azcf);
+    ngx_http_asana_zone_conf_t *azcf, ngx_http_asana_args_t *args);
 static ngx_int_t ngx_http_asana_api_resealed(ngx_http_asana_ctx_t *ctx,
     ngx_int_t rc);
 static ngx_int_t ngx_http_asana_api_method(ngx_http_request_t *r,
@@ -65,51 +83,94 @@ static ngx_int_t ngx_http_asana_api_failed(ngx_http_request_t *r);
 static ngx_int_t ngx_http_asana_api_unknown(ngx_http_request_t *r);
 
 
+static ngx_http_asana_api_call_t  ngx_http_asana_api_calls[] = {
+
+    { ngx_string(""), NGX_HTTP_GET|NGX_HTTP_HEAD, 0, 0,
+      ngx_http_asana_api_info },
+
+    { ngx_string("hooks"), NGX_HTTP_GET|NGX_HTTP_HEAD, 0,
+      1 << NGX_HTTP_ASANA_ARG_KEY
+      | 1 << NGX_HTTP_ASANA_ARG_AFTER
+      | 1 << NGX_HTTP_ASANA_ARG_LIMIT
+      | 1 << NGX_HTTP_ASANA_ARG_Q
+      | 1 << NGX_HTTP_ASANA_ARG_HEALTH,
+      ngx_http_asana_api_hooks },
+
+    { ngx_string("hooks"), NGX_HTTP_PUT, 1, 1 << NGX_HTTP_ASANA_ARG_KEY,
+      ngx_http_asana_api_write },
+
+    { ngx_string("hooks"), NGX_HTTP_DELETE, 1,
+      1 << NGX_HTTP_ASANA_ARG_KEY | 1 << NGX_HTTP_ASANA_ARG_ID,
+      ngx_http_asana_api_write },
+
+    { ngx_string("events"), NGX_HTTP_GET|NGX_HTTP_HEAD, 0,
+      1 << NGX_HTTP_ASANA_ARG_LIMIT, ngx_http_asana_api_events },
+
+    { ngx_string("metrics"), NGX_HTTP_GET|NGX_HTTP_HEAD, 0, 0,
+      ngx_http_asana_api_metrics },
+
+    { ngx_string("reseal"), NGX_HTTP_POST, 1, 0, ngx_http_asana_api_reseal },
+
+    { ngx_null_string, 0, 0, 0, NULL }
+};
+
+
 ngx_int_t
 ngx_http_asana_api_handler(ngx_http_request_t *r)
 {
-    u_char                          *p, *last;
-    size_t                           len;
-    ngx_int_t                        rc;
-    ngx_uint_t                       foreign, hooks, metrics, methods, reseal;
-    ngx_http_core_loc_conf_t        *clcf;
-    ngx_http_asana_zone_conf_t      *azcf;
-    ngx_http_asana_args_t       args;
-    ngx_http_asana_loc_conf_t  *ahcf;
+    u_char                      *p, *last;
+    ngx_int_t                    rc;
+    ngx_uint_t                   found, methods;
+    const char                  *error;
+    ngx_http_asana_args_t        args;
+    ngx_http_core_loc_conf_t    *clcf;
+    ngx_http_asana_loc_conf_t   *ahcf;
+    ngx_http_asana_api_call_t   *call, *c;
 
     ahcf = ngx_http_get_module_loc_conf(r, ngx_http_asana_hook_module);
     clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
-
-    azcf = ahcf->api->data;
 
     p = r->uri.data + ngx_min(clcf->name.len, r->uri.len);
     last = r->uri.data + r->uri.len;
 
     /* "location /api" is no "location /apihooks" */
 
-    foreign = (p < last && *p != '/'
-               && (clcf->name.len == 0 || p[-1] != '/'));
+    found = 0;
+    methods = 0;
+    call = NULL;
+
+    c = (p < last && *p != '/' && (clcf->name.len == 0 || p[-1] != '/'))
+        ? NULL : ngx_http_asana_api_calls;
 
     while (p < last && *p == '/') {
         p++;
     }
 
-    len = last - p;
-    hooks = (len == 5 && ngx_strncmp(p, "hooks", 5) == 0);
-    metrics = (len == 7 && ngx_strncmp(p, "metrics", 7) == 0);
-    reseal = (len == 6 && ngx_strncmp(p, "reseal", 6) == 0);
+    for ( /* void */ ; c && c->handler; c++) {
 
-    if (foreign || (len && !hooks && !metrics && !reseal)) {
-        return ngx_http_asana_answer_error(r, NGX_HTTP_NOT_FOUND,
-                                           "no such call; there are /, "
-                                           "/hooks, /metrics and /reseal");
+        if (c->name.len != (size_t) (last - p)
+            || ngx_strncmp(c->name.data, p, c->name.len) != 0)
+        {
+            continue;
+        }
+
+        found = 1;
+
+        if (c->write && !ahcf->api_write) {
+            continue;
+        }
+
+        methods |= c->methods;
+
+        if (r->method & c->methods) {
+            call = c;
+        }
     }
 
-    methods = reseal ? 0 : NGX_HTTP_GET|NGX_HTTP_HEAD;
-
-    if (ahcf->api_write) {
-        methods |= hooks ? NGX_HTTP_PUT|NGX_HTTP_DELETE
-                         : reseal ? NGX_HTTP_POST : 0;
+    if (!found) {
+        return ngx_http_asana_answer_error(r, NGX_HTTP_NOT_FOUND,
+                                           "no such call; there are /, /hooks, "
+                                           "/events, /metrics and /reseal");
     }
 
     rc = ngx_http_asana_api_method(r, methods);
@@ -118,21 +179,13 @@ ngx_http_asana_api_handler(ngx_http_request_t *r)
         return rc;
     }
 
-    if (hooks) {
-        return ngx_http_asana_api_hooks(r, azcf);
+    error = ngx_http_asana_args_read(r, call->args, &args);
+
+    if (error) {
+        return ngx_http_asana_answer_error(r, args.status, error);
     }
 
-    if (ngx_http_asana_args_read(r, 0, &args)) {
-        return ngx_http_asana_answer_error(r, NGX_HTTP_BAD_REQUEST,
-                                           "this call has no arguments");
-    }
-
-    if (reseal) {
-        return ngx_http_asana_api_reseal(r, azcf);
-    }
-
-    return metrics ? ngx_http_asana_api_metrics(r, azcf)
-                   : ngx_http_asana_api_info(r, azcf);
+    return call->handler(r, ahcf->api->data, &args);
 }
 
 
@@ -191,107 +244,43 @@ ngx_http_asana_api_method(ngx_http_request_t *r, ngx_uint_t methods)
 
 static ngx_int_t
 ngx_http_asana_api_hooks(ngx_http_request_t *r,
-    ngx_http_asana_zone_conf_t *azcf)
+    ngx_http_asana_zone_conf_t *azcf, ngx_http_asana_args_t *args)
 {
-    const char                  *error;
-    ngx_uint_t                   allowed;
-    ngx_http_asana_args_t   args;
-
-    switch (r->method) {
-
-    case NGX_HTTP_PUT:
-        allowed = 1 << NGX_HTTP_ASANA_ARG_KEY;
-        break;
-
-    case NGX_HTTP_DELETE:
-        allowed = 1 << NGX_HTTP_ASANA_ARG_KEY
-                  | 1 << NGX_HTTP_ASANA_ARG_ID;
-        break;
-
-    default: /* NGX_HTTP_GET, NGX_HTTP_HEAD */
-        allowed = 1 << NGX_HTTP_ASANA_ARG_KEY
-                  | 1 << NGX_HTTP_ASANA_ARG_AFTER
-                  | 1 << NGX_HTTP_ASANA_ARG_LIMIT;
-    }
-
-    error = ngx_http_asana_args_read(r, allowed, &args);
-
-    if (error) {
-        return ngx_http_asana_answer_error(r, args.status, error);
-    }
-
-    if (r->method & (NGX_HTTP_PUT|NGX_HTTP_DELETE)) {
-        return ngx_http_asana_api_write(r, azcf, &args);
-    }
-
-    if (args.given == 1 << NGX_HTTP_ASANA_ARG_KEY) {
+    if (args->given == 1 << NGX_HTTP_ASANA_ARG_KEY) {
         return ngx_http_asana_api_key(r, azcf,
-                                      &args.value[NGX_HTTP_ASANA_ARG_KEY]);
+                                      &args->value[NGX_HTTP_ASANA_ARG_KEY]);
     }
 
-    if (args.given & 1 << NGX_HTTP_ASANA_ARG_KEY) {
+    if (args->given & 1 << NGX_HTTP_ASANA_ARG_KEY) {
         return ngx_http_asana_answer_error(r, NGX_HTTP_BAD_REQUEST,
                                            "\\\"key\\\" goes alone");
     }
 
-    return ngx_http_asana_api_list(r, azcf, &args);
+    return ngx_http_asana_api_list(r, azcf, args);
 }
 
 
 static ngx_int_t
 ngx_http_asana_api_info(ngx_http_request_t *r,
-    ngx_http_asana_zone_conf_t *azcf)
+    ngx_http_asana_zone_conf_t *azcf, ngx_http_asana_args_t *args)
 {
-    ngx_asana_stat_t         stat;
-    ngx_asana_counters_t    *counters;
-    ngx_http_asana_text_t    out;
-    ngx_asana_zone_usage_t   usage;
+    ngx_http_asana_text_t  out;
 
-    counters = ngx_asana_zone_counters(azcf->zone);
-
-    ngx_http_asana_answer_start(&out, r);
-    ngx_asana_zone_usage(azcf->zone, &usage);
-
-    ngx_http_asana_text(&out, "{\"zone\":\"");
-    ngx_http_asana_text_json(&out, &azcf->name);
-    ngx_http_asana_text(&out,
-                        "\",\"version\":\"" NGX_ASANA_VERSION
-                        "\",\"size\":%uz,\"used\":%uz,\"entries\":%ui,",
-                        usage.size, usage.used, usage.entries);
-
-    if (ngx_asana_zone_stat(azcf->zone, &stat) == NGX_OK) {
-        ngx_http_asana_text(&out,
-                            "\"store\":{\"kind\":\"%s\",\"keys\":%uL,"
-                            "\"secrets\":%uL,\"pending\":%uL,"
-                            "\"size\":%uL,\"max_size\":%uz,"
-                            "\"commits\":%uL,\"lookups\":%uA,"
-                            "\"queries\":%uL,\"conflicts\":%uA,"
-                            "\"failures\":%uA,\"writable\":%s",
-                            ngx_asana_zone_backend(azcf->zone),
-                            stat.keys, stat.secrets, stat.pending,
-                            stat.used, azcf->store.max_size,
-                            ngx_asana_counters_total(&counters->commits),
-                            counters->lookups,
-                            ngx_asana_counters_total(&counters->queries),
-                            counters->conflicts, counters->failures,
-                            stat.writable ? "true" : "false");
-        ngx_http_asana_text_keys(&out, &stat.usage);
-        ngx_http_asana_text(&out, "},");
-
-    } else {
-        ngx_http_asana_text(&out, "\"store\":null,");
+    if (ngx_http_asana_page_wanted(r)) {
+        return ngx_http_asana_page(r);
     }
 
-    ngx_http_asana_text_counters(&out, counters);
-    ngx_http_asana_text(&out, "}\n");
+    ngx_http_asana_answer_start(&out, r);
+    ngx_http_asana_metrics_json(&out, azcf);
 
-    return ngx_http_asana_answer_send(r, NGX_HTTP_OK, "application/json", &out);
+    return ngx_http_asana_answer_send(r, NGX_HTTP_OK, "application/json",
+                                      &out);
 }
 
 
 static ngx_int_t
 ngx_http_asana_api_metrics(ngx_http_request_t *r,
-    ngx_http_asana_zone_conf_t *azcf)
+    ngx_http_asana_zone_conf_t *azcf, ngx_http_asana_args_t *args)
 {
     ngx_http_asana_text_t  out;
 
@@ -300,6 +289,20 @@ ngx_http_asana_api_metrics(ngx_http_request_t *r,
 
     return ngx_http_asana_answer_send(r, NGX_HTTP_OK,
                                       "text/plain; version=0.0.4", &out);
+}
+
+
+static ngx_int_t
+ngx_http_asana_api_events(ngx_http_request_t *r,
+    ngx_http_asana_zone_conf_t *azcf, ngx_http_asana_args_t *args)
+{
+    ngx_http_asana_text_t  out;
+
+    ngx_http_asana_answer_start(&out, r);
+    ngx_http_asana_events(&out, azcf, args->limit);
+
+    return ngx_http_asana_answer_send(r, NGX_HTTP_OK, "application/json",
+                                      &out);
 }
 
 
@@ -327,15 +330,9 @@ ngx_http_asana_api_list(ngx_http_request_t *r,
     page->left = args->limit;
     page->last.data = page->buf;
 
-    /* one more tells whether there is another page */
+    page->filter.listing.shown = ngx_http_asana_api_page;
 
-    page->listing.after = args->value[NGX_HTTP_ASANA_ARG_AFTER];
-    page->listing.limit = args->limit + 1;
-    page->listing.shown = ngx_http_asana_api_page;
-
-    return ngx_http_asana_api_wait(ctx,
-                                   ngx_http_asana_request_list(ctx,
-                                                 &page->listing,
+    return ngx_http_asana_api_wait(ctx, ngx_http_asana_filter(ctx, args,
                                                  ngx_http_asana_api_listed));
 }
 
@@ -353,7 +350,9 @@ ngx_http_asana_api_listed(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
 
     if (rc == NGX_DONE) {
         ngx_http_asana_text(&page->out, "],\"next\":\"");
-        ngx_http_asana_text_escaped(&page->out, &page->last);
+        ngx_http_asana_text_escaped(&page->out, page->filter.next.len
+                                                ? &page->filter.next
+                                                : &page->last);
         ngx_http_asana_text(&page->out, "\"}\n");
 
     } else {
@@ -474,8 +473,7 @@ ngx_http_asana_api_write(ngx_http_request_t *r,
 
     ctx = ngx_http_asana_request_create(r, azcf, NGX_ASANA_COUNTS,
                                         ngx_http_asana_api_end);
-    task = ngx_asana_task_create(NGX_ASANA_REVOKE, key,
-                                       r->connection->log);
+    task = ngx_asana_task_create(NGX_ASANA_REVOKE, key, r->connection->log);
 
     if (ctx == NULL || task == NULL) {
         goto failed;
@@ -557,7 +555,7 @@ ngx_http_asana_api_written(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
 
 static ngx_int_t
 ngx_http_asana_api_reseal(ngx_http_request_t *r,
-    ngx_http_asana_zone_conf_t *azcf)
+    ngx_http_asana_zone_conf_t *azcf, ngx_http_asana_args_t *args)
 {
     ngx_str_t              none;
     ngx_asana_task_t      *task;

@@ -23,7 +23,9 @@ static ngx_str_t  ngx_http_asana_args_names[] = {
     ngx_string("key"),
     ngx_string("id"),
     ngx_string("after"),
-    ngx_string("limit")
+    ngx_string("limit"),
+    ngx_string("q"),
+    ngx_string("health")
 };
 
 
@@ -40,6 +42,7 @@ ngx_http_asana_args_read(ngx_http_request_t *r, ngx_uint_t allowed,
 
     args->limit = NGX_HTTP_ASANA_ARGS_LIMIT;
     args->status = NGX_HTTP_BAD_REQUEST;
+    args->health = (1 << NGX_ASANA_HEALTHS) - 1;
 
     if (r->args.len == 0) {
         return NULL;
@@ -124,7 +127,7 @@ ngx_http_asana_args_values(ngx_http_asana_args_t *args)
     ngx_uint_t   i;
 
     for (i = NGX_HTTP_ASANA_ARG_KEY;
-         i <= NGX_HTTP_ASANA_ARG_AFTER;
+         i <= NGX_HTTP_ASANA_ARG_Q;
          i += 2)
     {
         if (!(args->given & 1 << i)) {
@@ -134,7 +137,7 @@ ngx_http_asana_args_values(ngx_http_asana_args_t *args)
         value = &args->value[i];
 
         if (value->len == 0 || value->len > NGX_ASANA_MAX_KEY) {
-            return "a key has 1 to 480 bytes";
+            return "a key, or a part of it, has 1 to 480 bytes";
         }
 
         for (p = value->data; p < value->data + value->len; p++) {
@@ -152,6 +155,26 @@ ngx_http_asana_args_values(ngx_http_asana_args_t *args)
         if (args->limit < 1 || args->limit > 1000) {
             return "\\\"limit\\\" is 1 to 1000";
         }
+    }
+
+    if (args->given & 1 << NGX_HTTP_ASANA_ARG_HEALTH) {
+        value = &args->value[NGX_HTTP_ASANA_ARG_HEALTH];
+
+        for (i = 0; i < NGX_ASANA_HEALTHS; i++) {
+
+            if (value->len == ngx_asana_health_names[i].len
+                && ngx_memcmp(value->data, ngx_asana_health_names[i].data,
+                              value->len) == 0)
+            {
+                break;
+            }
+        }
+
+        if (i == NGX_ASANA_HEALTHS) {
+            return "\\\"health\\\" is ok, new, late, failing, dead or pending";
+        }
+
+        args->health = 1 << i;
     }
 
     if (args->given & 1 << NGX_HTTP_ASANA_ARG_ID) {

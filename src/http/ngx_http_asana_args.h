@@ -12,7 +12,7 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 
-#include "ngx_asana.h"
+#include "ngx_asana_health.h"
 
 
 typedef enum {
@@ -20,6 +20,8 @@ typedef enum {
     NGX_HTTP_ASANA_ARG_ID,
     NGX_HTTP_ASANA_ARG_AFTER,
     NGX_HTTP_ASANA_ARG_LIMIT,
+    NGX_HTTP_ASANA_ARG_Q,
+    NGX_HTTP_ASANA_ARG_HEALTH,
     NGX_HTTP_ASANA_ARGS
 } ngx_http_asana_arg_e;
 
@@ -29,6 +31,7 @@ typedef struct {
     ngx_uint_t                    given;     /* a bit for each */
     ngx_int_t                     limit;     /* 1 to 1000 */
     ngx_uint_t                    status;    /* of an error */
+    ngx_uint_t                    health;    /* a bit for each that is meant */
     u_char                        id[NGX_ASANA_ID_LEN];
 } ngx_http_asana_args_t;
 

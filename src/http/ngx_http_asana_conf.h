@@ -13,6 +13,7 @@
 #include <ngx_http.h>
 
 #include "ngx_asana_hmac.h"
+#include "ngx_asana_tally.h"
 #include "ngx_asana_zone.h"
 
 
@@ -34,6 +35,7 @@ typedef struct {
     ngx_array_t                  *zones;     /* all of the module */
     ngx_asana_backend_conf_t      store;
     ngx_asana_zone_t             *zone;
+    ngx_asana_tally_t            *tally;
     ngx_asana_hmac_t             *hmac;
     ngx_uint_t                    gateway;   /* 1: it has one */
     ngx_uint_t                    awaited;   /* 1: a policy asks for one */

@@ -283,6 +283,11 @@ ngx_http_asana_define_add(ngx_conf_t *cf, ngx_http_asana_zone_conf_t *azcf,
         return NGX_CONF_ERROR;
     }
 
+    azcf->tally = ngx_asana_tally_create(cf->pool, azcf->zone);
+    if (azcf->tally == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
     shm_zone->init = ngx_http_asana_conf_init_zone;
     shm_zone->data = azcf;
 

@@ -24,6 +24,8 @@ static ngx_asana_secret_t **ngx_http_asana_delivery_candidates(
     ngx_http_asana_ctx_t *ctx);
 static int ngx_libc_cdecl ngx_http_asana_delivery_cmp(const void *one,
     const void *two);
+static void ngx_http_asana_delivery_webhook(ngx_http_asana_ctx_t *ctx,
+    ngx_asana_secret_t *s);
 static ngx_int_t ngx_http_asana_delivery_verified(ngx_http_asana_ctx_t *ctx,
     ngx_asana_secret_t *s);
 static ngx_int_t ngx_http_asana_delivery_reject(ngx_http_asana_ctx_t *ctx,
@@ -282,6 +284,22 @@ ngx_http_asana_delivery_cmp(const void *one, const void *two)
 }
 
 
+/* the secret is wiped, and the log comes later */
+
+static void
+ngx_http_asana_delivery_webhook(ngx_http_asana_ctx_t *ctx,
+    ngx_asana_secret_t *s)
+{
+    ngx_str_t  gid;
+
+    gid.len = s->gid_len;
+    gid.data = s->gid;
+
+    ctx->webhook.data = gid.len ? ngx_pstrdup(ctx->r->pool, &gid) : NULL;
+    ctx->webhook.len = ctx->webhook.data ? gid.len : 0;
+}
+
+
 /*
  * Anybody may have sent a secret that is pending.  Asana's first heartbeat is
  * to succeed all the same, and its events are to come again when the secret is
@@ -302,6 +320,7 @@ ngx_http_asana_delivery_verified(ngx_http_asana_ctx_t *ctx,
     }
 
     ngx_http_asana_request_identify(ctx, s->id);
+    ngx_http_asana_delivery_webhook(ctx, s);
 
     if (s->pending) {
 
@@ -316,7 +335,9 @@ ngx_http_asana_delivery_verified(ngx_http_asana_ctx_t *ctx,
                                              "\"asana_hook_api\"");
     }
 
-    ngx_asana_zone_note(ctx->azcf->zone, &ctx->key, ctx->hash, s);
+    ngx_memcpy(&ctx->verified, s, offsetof(ngx_asana_secret_t, data));
+    ctx->verified.verified = ngx_max(s->verified, ngx_time());
+    ctx->verified.code = 0;
 
     (void) ngx_http_asana_request_finish(ctx, (heartbeat == NGX_OK)
                                               ? NGX_HTTP_ASANA_HEARTBEAT

@@ -15,8 +15,8 @@
 void ngx_http_asana_gateway_init(void);
 
 /*
- * Notes that the request is a create call.  NGX_DECLINED: it goes on, all else
- * is the status of a call that is refused.
+ * Notes that the request creates or deletes a webhook.  NGX_DECLINED: it goes
+ * on, all else is the status of a call that is refused.
  */
 ngx_int_t ngx_http_asana_gateway(ngx_http_request_t *r,
     ngx_http_asana_zone_conf_t *azcf);

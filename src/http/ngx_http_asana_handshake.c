@@ -159,11 +159,13 @@ ngx_http_asana_handshake_refuse(ngx_http_asana_ctx_t *ctx)
 
     ref = ngx_http_asana_word_name(&ctx->key, &name, buf);
 
+    ctx->cause = ngx_asana_policy_reason(ctx->reason);
+
     ngx_log_error(ahcf->log_level, ctx->r->connection->log, 0,
                   "asana_hook: handshake refused by zone \"%V\" for the key "
                   "\"%s%V\": %s; \"asana-hook revoke %s%V\" revokes what is "
-                  "held", &ctx->azcf->name, ref, &name,
-                  ngx_asana_policy_reason(ctx->reason), ref, &name);
+                  "held", &ctx->azcf->name, ref, &name, ctx->cause, ref,
+                  &name);
 
     ctx->identified = 0;
 

@@ -14,6 +14,8 @@ static void ngx_http_asana_metrics_row(ngx_http_asana_text_t *out,
     ngx_asana_counters_t *counters, ngx_asana_count_e count);
 static void ngx_http_asana_metrics_zone(ngx_http_asana_text_t *out,
     ngx_http_asana_zone_conf_t *azcf, ngx_str_t *name);
+static void ngx_http_asana_metrics_health(ngx_http_asana_text_t *out,
+    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *name);
 static void ngx_http_asana_metrics_store(ngx_http_asana_text_t *out,
     ngx_http_asana_zone_conf_t *azcf, ngx_str_t *name);
 static void ngx_http_asana_metrics_keys(ngx_http_asana_text_t *out,
@@ -36,6 +38,7 @@ ngx_http_asana_metrics(ngx_http_asana_text_t *out,
     ngx_http_asana_zone_conf_t *azcf)
 {
     ngx_str_t              name;
+    ngx_uint_t             i;
     ngx_asana_counters_t  *counters;
 
     counters = ngx_asana_zone_counters(azcf->zone);
@@ -64,17 +67,76 @@ ngx_http_asana_metrics(ngx_http_asana_text_t *out,
     ngx_http_asana_metrics_row(out, &name, "deliveries_total", counters,
                                NGX_ASANA_COUNT_DRY_RUNS);
 
+    ngx_http_asana_metrics_head(out, "answers_total", "counter",
+                                "What Asana got for verified deliveries.");
+
+    for (i = 0; i < NGX_ASANA_ANSWERS; i++) {
+        ngx_http_asana_text(out, "asana_hook_answers_total{zone=\"%V\","
+                            "class=\"%s\"} %uA\n", &name,
+                            ngx_asana_counters_answers[i],
+                            counters->answers[i]);
+    }
+
     if (azcf->gateway) {
         ngx_http_asana_metrics_head(out, "gateway_requests_total", "counter",
-                                    "Create calls that Asana answered with "
-                                    "201, by their outcome.");
+                                    "Webhooks that were created or deleted "
+                                    "through the gateway, by the outcome.");
         ngx_http_asana_metrics_row(out, &name, "gateway_requests_total",
                                    counters, NGX_ASANA_COUNT_GATEWAY);
     }
 
+    ngx_http_asana_metrics_health(out, azcf, &name);
     ngx_http_asana_metrics_zone(out, azcf, &name);
     ngx_http_asana_metrics_store(out, azcf, &name);
     ngx_http_asana_metrics_engine(out, azcf, &name);
+}
+
+
+void
+ngx_http_asana_metrics_json(ngx_http_asana_text_t *out,
+    ngx_http_asana_zone_conf_t *azcf)
+{
+    ngx_asana_stat_t         stat;
+    ngx_asana_counters_t    *counters;
+    ngx_asana_zone_usage_t   usage;
+
+    counters = ngx_asana_zone_counters(azcf->zone);
+
+    ngx_asana_zone_usage(azcf->zone, &usage);
+
+    ngx_http_asana_text(out, "{\"zone\":\"");
+    ngx_http_asana_text_json(out, &azcf->name);
+    ngx_http_asana_text(out,
+                        "\",\"version\":\"" NGX_ASANA_VERSION
+                        "\",\"size\":%uz,\"used\":%uz,\"entries\":%ui,",
+                        usage.size, usage.used, usage.entries);
+
+    if (ngx_asana_zone_stat(azcf->zone, &stat) == NGX_OK) {
+        ngx_http_asana_text(out,
+                            "\"store\":{\"kind\":\"%s\",\"keys\":%uL,"
+                            "\"secrets\":%uL,\"pending\":%uL,"
+                            "\"size\":%uL,\"max_size\":%uz,"
+                            "\"commits\":%uL,\"lookups\":%uA,"
+                            "\"queries\":%uL,\"conflicts\":%uA,"
+                            "\"failures\":%uA,\"writable\":%s",
+                            ngx_asana_zone_backend(azcf->zone),
+                            stat.keys, stat.secrets, stat.pending,
+                            stat.used, azcf->store.max_size,
+                            ngx_asana_counters_total(&counters->commits),
+                            counters->lookups,
+                            ngx_asana_counters_total(&counters->queries),
+                            counters->conflicts, counters->failures,
+                            stat.writable ? "true" : "false");
+        ngx_http_asana_text_keys(out, &stat.usage);
+        ngx_http_asana_text(out, "},");
+
+    } else {
+        ngx_http_asana_text(out, "\"store\":null,");
+    }
+
+    ngx_http_asana_text_health(out, azcf);
+    ngx_http_asana_text_counters(out, counters);
+    ngx_http_asana_text(out, "}\n");
 }
 
 
@@ -83,9 +145,9 @@ ngx_http_asana_metrics_head(ngx_http_asana_text_t *out,
     const char *name, const char *type, const char *help)
 {
     ngx_http_asana_text(out,
-                            "# HELP asana_hook_%s %s\n"
-                            "# TYPE asana_hook_%s %s\n",
-                            name, help, name, type);
+                        "# HELP asana_hook_%s %s\n"
+                        "# TYPE asana_hook_%s %s\n",
+                        name, help, name, type);
 }
 
 
@@ -103,9 +165,9 @@ ngx_http_asana_metrics_row(ngx_http_asana_text_t *out,
         }
 
         ngx_http_asana_text(out, "asana_hook_%s{zone=\"%V\",result=\"",
-                                name, zone);
+                            name, zone);
         ngx_http_asana_text_word(out, i,
-                                     count == NGX_ASANA_COUNT_DRY_RUNS);
+                                 count == NGX_ASANA_COUNT_DRY_RUNS);
         ngx_http_asana_text(out, "\"} %uA\n", counters->count[count][i]);
     }
 }
@@ -126,6 +188,34 @@ ngx_http_asana_metrics_zone(ngx_http_asana_text_t *out,
                                  "Shared memory of the zone.", usage.size);
     ngx_http_asana_metrics_gauge(out, name, "zone_entries",
                                  "Keys in the zone.", usage.entries);
+}
+
+
+static void
+ngx_http_asana_metrics_health(ngx_http_asana_text_t *out,
+    ngx_http_asana_zone_conf_t *azcf, ngx_str_t *name)
+{
+    time_t      age, failing;
+    ngx_uint_t  i, count[NGX_ASANA_HEALTHS];
+
+    if (ngx_asana_tally(azcf->tally, count, &failing, &age) != NGX_OK) {
+        return;
+    }
+
+    ngx_http_asana_metrics_head(out, "hooks", "gauge",
+                                "Keys in the store by their health.");
+
+    for (i = 0; i < NGX_ASANA_HEALTHS; i++) {
+        ngx_http_asana_text(out, "asana_hook_hooks{zone=\"%V\",health=\"%V\"}"
+                            " %ui\n", name, &ngx_asana_health_names[i],
+                            count[i]);
+    }
+
+    ngx_http_asana_metrics_gauge(out, name, "hooks_failing_seconds",
+                                 "Time since the first of them failed.",
+                                 failing);
+    ngx_http_asana_metrics_gauge(out, name, "hooks_age_seconds",
+                                 "Time since these keys were counted.", age);
 }
 
 

@@ -15,6 +15,9 @@
 
 
 static void ngx_http_asana_request_cleanup(void *data);
+static void ngx_http_asana_request_answered(ngx_http_asana_ctx_t *ctx);
+static void ngx_http_asana_request_turned(ngx_http_asana_ctx_t *ctx,
+    ngx_uint_t status);
 static ngx_http_asana_word_e ngx_http_asana_request_lost(
     ngx_http_asana_ctx_t *ctx);
 static void ngx_http_asana_request_wait(ngx_http_asana_ctx_t *ctx);
@@ -24,6 +27,9 @@ static void ngx_http_asana_request_changed(ngx_asana_task_t *task,
     ngx_asana_outcome_e outcome);
 static void ngx_http_asana_request_step(ngx_http_asana_ctx_t *ctx,
     ngx_int_t rc);
+static void ngx_http_asana_request_event(ngx_http_asana_ctx_t *ctx);
+static void ngx_http_asana_request_event_key(ngx_http_asana_ctx_t *ctx,
+    ngx_str_t *key);
 
 
 ngx_http_asana_ctx_t *
@@ -96,6 +102,73 @@ ngx_http_asana_request_cleanup(void *data)
                                           ngx_http_asana_request_lost(ctx),
                                           NGX_HTTP_INTERNAL_SERVER_ERROR,
                                           NULL);
+    }
+
+    if (ctx->word == NGX_HTTP_ASANA_VERIFIED
+        || ctx->word == NGX_HTTP_ASANA_HEARTBEAT)
+    {
+        ngx_http_asana_request_answered(ctx);
+    }
+}
+
+
+/* what Asana got for a verified delivery, whatever has answered it */
+
+static void
+ngx_http_asana_request_answered(ngx_http_asana_ctx_t *ctx)
+{
+    ngx_uint_t           status;
+    ngx_connection_t    *c;
+    ngx_http_request_t  *r;
+    ngx_asana_answer_e   answer;
+
+    r = ctx->r;
+    c = r->connection;
+    status = ctx->verified.code ? ctx->verified.code : r->headers_out.status;
+
+    if (!r->header_sent || ctx->left || c->error || c->timedout) {
+        answer = NGX_ASANA_ANSWER_ABORTED;
+        status = NGX_HTTP_CLIENT_CLOSED_REQUEST;
+
+    } else if (status == NGX_HTTP_OK || status == NGX_HTTP_NO_CONTENT) {
+        answer = NGX_ASANA_ANSWER_SUCCESS;
+
+    } else {
+        answer = ngx_min(ngx_max(status / 100, 2), 5)
+                 - 2 + NGX_ASANA_ANSWER_2XX;
+    }
+
+    ctx->verified.code = (uint16_t) status;
+
+    if (ngx_asana_zone_note(ctx->azcf->zone, &ctx->key, ctx->hash,
+                            &ctx->verified, answer))
+    {
+        ngx_http_asana_request_turned(ctx, status);
+    }
+}
+
+
+static void
+ngx_http_asana_request_turned(ngx_http_asana_ctx_t *ctx, ngx_uint_t status)
+{
+    u_char                      buf[3 * NGX_ASANA_MAX_KEY];
+    ngx_str_t                   name;
+    const char                 *ref;
+    ngx_http_asana_loc_conf_t  *ahcf;
+
+    ahcf = ngx_http_get_module_loc_conf(ctx->r, ngx_http_asana_hook_module);
+    ref = ngx_http_asana_word_name(&ctx->key, &name, buf);
+
+    if (ctx->verified.failing) {
+        ngx_log_error(ahcf->log_level, ctx->r->connection->log, 0,
+                      "asana_hook: the webhook of key \"%s%V\" in zone \"%V\" "
+                      "fails: Asana got %ui, and deletes it if that goes on for "
+                      "24 hours", ref, &name, &ctx->azcf->name, status);
+
+    } else {
+        ngx_log_error(NGX_LOG_NOTICE, ctx->r->connection->log, 0,
+                      "asana_hook: the webhook of key \"%s%V\" in zone \"%V\" "
+                      "succeeds again", ref, &name, &ctx->azcf->name);
     }
 }
 
@@ -369,6 +442,7 @@ ngx_int_t
 ngx_http_asana_request_finish(ngx_http_asana_ctx_t *ctx,
     ngx_http_asana_word_e word, ngx_int_t rc, const char *reason)
 {
+    ngx_uint_t                  event;
     ngx_asana_count_e           count;
     ngx_asana_counters_t       *counters;
     ngx_http_asana_loc_conf_t  *ahcf;
@@ -383,9 +457,17 @@ ngx_http_asana_request_finish(ngx_http_asana_ctx_t *ctx,
                       (ctx->count == NGX_ASANA_COUNT_HANDSHAKES)
                       ? "handshake refused" : "request rejected",
                       &ctx->azcf->name, reason);
+
+        ctx->cause = reason;
     }
 
     count = ctx->count;
+
+    /* the heartbeat of a pending secret gets what it wants */
+
+    event = (ngx_http_asana_word_failures & 1 << word)
+            && rc != NGX_OK
+            && (!ctx->counted || count == NGX_ASANA_COUNT_GATEWAY);
 
     /* a failure of ours is no verdict that could be let pass */
 
@@ -411,7 +493,70 @@ ngx_http_asana_request_finish(ngx_http_asana_ctx_t *ctx,
         (void) ngx_atomic_fetch_add(&counters->count[count][word], 1);
     }
 
+    if (event) {
+        ngx_http_asana_request_event(ctx);
+    }
+
     return rc;
+}
+
+
+/* the id is also that of a secret which was refused */
+
+static void
+ngx_http_asana_request_event(ngx_http_asana_ctx_t *ctx)
+{
+    const char         *cause;
+    ngx_asana_event_t   event;
+
+    cause = ctx->cause;
+
+    if (cause == NULL) {
+        cause = (ctx->word == NGX_HTTP_ASANA_ABORTED)
+                ? "its client left, or its body did not come whole"
+                : "a failure of the server; the error log names it";
+    }
+
+    event.time = ngx_time();
+    event.word = ctx->word;
+    event.dry_run = ctx->dry_run;
+
+    event.text[NGX_ASANA_EVENT_ID].len = ctx->id[0] ? sizeof(ctx->id) : 0;
+    event.text[NGX_ASANA_EVENT_ID].data = ctx->id;
+
+    event.text[NGX_ASANA_EVENT_ADDRESS] = ctx->r->connection->addr_text;
+
+    event.text[NGX_ASANA_EVENT_REASON].len = ngx_strlen(cause);
+    event.text[NGX_ASANA_EVENT_REASON].data = (u_char *) cause;
+
+    ngx_http_asana_request_event_key(ctx, &event.text[NGX_ASANA_EVENT_KEY]);
+
+    ngx_asana_events_add(ngx_asana_zone_events(ctx->azcf->zone), &event);
+}
+
+
+/* what was rejected by its header may have no key yet, the gateway has none */
+
+static void
+ngx_http_asana_request_event_key(ngx_http_asana_ctx_t *ctx, ngx_str_t *key)
+{
+    ngx_str_null(key);
+
+    if (ctx->count == NGX_ASANA_COUNT_GATEWAY) {
+
+        if (ctx->word == NGX_HTTP_ASANA_REFUSED && ctx->changed) {
+            *key = ctx->changed->key;
+        }
+
+        return;
+    }
+
+    if (ctx->key.data) {
+        *key = ctx->key;
+
+    } else {
+        (void) ngx_http_complex_value(ctx->r, &ctx->azcf->key, key);
+    }
 }
 
 

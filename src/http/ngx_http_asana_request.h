@@ -23,10 +23,7 @@ typedef ngx_int_t (*ngx_http_asana_step_pt)(ngx_http_asana_ctx_t *ctx,
 
 typedef void (*ngx_http_asana_end_pt)(ngx_http_asana_ctx_t *ctx, ngx_int_t rc);
 
-/*
- * A delivery is looked up, its body is read, and it is looked up once more if
- * the store has changed meanwhile; a handshake is looked up, and stored.
- */
+/* a delivery may be looked up again after its body; a handshake is stored */
 
 typedef enum {
     NGX_HTTP_ASANA_LOOK = 0,
@@ -58,12 +55,16 @@ struct ngx_http_asana_ctx_s {
     ngx_str_t                     key;
     uint32_t                      hash;
     ngx_str_t                     secret;     /* of a handshake */
+    ngx_str_t                     webhook;    /* its gid, or empty */
+    const char                   *cause;      /* as an event tells it */
 
     unsigned                      counted:1;
     unsigned                      dry_run:1;  /* it would be rejected */
     unsigned                      identified:1;
+    unsigned                      left:1;     /* nobody reads its answer */
     u_char                        id[2 * NGX_ASANA_ID_LEN];
     u_char                        signature[NGX_ASANA_MAC_LEN];
+    ngx_asana_secret_t            verified;   /* what it was, but its text */
     uint64_t                      buf[NGX_HTTP_ASANA_SECRETS / 8];
 };
 
@@ -104,7 +105,8 @@ ngx_int_t ngx_http_asana_request_change(ngx_http_asana_ctx_t *ctx,
 
 /*
  * The one end of each decision: sets the word and rc, logs the reason (NULL:
- * none), counts, and wipes the secrets.  Returns rc, NGX_DECLINED in a dry run.
+ * it is in ctx->cause, if there is one), counts, adds an event, and wipes the
+ * secrets.  Returns rc, NGX_DECLINED in a dry run.
  */
 ngx_int_t ngx_http_asana_request_finish(ngx_http_asana_ctx_t *ctx,
     ngx_http_asana_word_e word, ngx_int_t rc, const char *reason);

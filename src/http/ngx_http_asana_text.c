@@ -6,6 +6,7 @@
 
 #include "ngx_http_asana_text.h"
 
+#include "ngx_asana_health.h"
 #include "ngx_asana_json.h"
 
 
@@ -15,8 +16,8 @@
 
 static void ngx_http_asana_text_row(ngx_http_asana_text_t *out,
     ngx_asana_counters_t *counters, ngx_asana_count_e count);
-static void ngx_http_asana_text_time(ngx_http_asana_text_t *out,
-    const char *name, time_t t);
+static void ngx_http_asana_text_webhook(ngx_http_asana_text_t *out,
+    ngx_asana_secret_t *s);
 static ngx_buf_t *ngx_http_asana_text_buf(ngx_http_asana_text_t *out,
     size_t size);
 
@@ -25,6 +26,8 @@ void
 ngx_http_asana_text_counters(ngx_http_asana_text_t *out,
     ngx_asana_counters_t *counters)
 {
+    ngx_uint_t  i;
+
     ngx_http_asana_text(out, "\"handshakes\":{");
     ngx_http_asana_text_row(out, counters, NGX_ASANA_COUNT_HANDSHAKES);
 
@@ -32,6 +35,14 @@ ngx_http_asana_text_counters(ngx_http_asana_text_t *out,
     ngx_http_asana_text_row(out, counters, NGX_ASANA_COUNT_DELIVERIES);
     ngx_http_asana_text(out, ",");
     ngx_http_asana_text_row(out, counters, NGX_ASANA_COUNT_DRY_RUNS);
+
+    ngx_http_asana_text(out, "},\"answers\":{");
+
+    for (i = 0; i < NGX_ASANA_ANSWERS; i++) {
+        ngx_http_asana_text(out, "%s\"%s\":%uA", i ? "," : "",
+                            ngx_asana_counters_answers[i],
+                            counters->answers[i]);
+    }
 
     ngx_http_asana_text(out, "}");
 }
@@ -80,6 +91,29 @@ ngx_http_asana_text_keys(ngx_http_asana_text_t *out,
 
 
 void
+ngx_http_asana_text_health(ngx_http_asana_text_t *out,
+    ngx_http_asana_zone_conf_t *azcf)
+{
+    time_t      age, failing;
+    ngx_uint_t  i, count[NGX_ASANA_HEALTHS];
+
+    if (ngx_asana_tally(azcf->tally, count, &failing, &age) != NGX_OK) {
+        ngx_http_asana_text(out, "\"health\":null,");
+        return;
+    }
+
+    ngx_http_asana_text(out, "\"health\":{\"age\":%T", age);
+
+    for (i = 0; i < NGX_ASANA_HEALTHS; i++) {
+        ngx_http_asana_text(out, ",\"%V\":%ui", &ngx_asana_health_names[i],
+                            count[i]);
+    }
+
+    ngx_http_asana_text(out, "},");
+}
+
+
+void
 ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
     ngx_http_asana_zone_conf_t *azcf, ngx_str_t *key,
     ngx_asana_secrets_t *secrets)
@@ -95,7 +129,9 @@ ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
     ngx_http_asana_text_json(out, key);
     ngx_http_asana_text(out, "\",\"ref\":\"");
     ngx_http_asana_text_escaped(out, key);
-    ngx_http_asana_text(out, "\",\"secrets\":[");
+    ngx_http_asana_text(out, "\",\"health\":\"%V\",\"secrets\":[",
+                        &ngx_asana_health_names[
+                                     ngx_asana_health_worst(secrets, now)]);
 
     s = (ngx_asana_secret_t *) secrets->start;
 
@@ -107,9 +143,25 @@ ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
 
         ngx_http_asana_text(out, "%s{\"id\":\"", i ? "," : "");
         ngx_http_asana_text_hex(out, s->id, NGX_ASANA_ID_LEN);
-        ngx_http_asana_text(out, "\",\"state\":\"%s\",", state);
+        ngx_http_asana_text(out, "\",\"state\":\"%s\",\"health\":\"%V\",", state,
+                            &ngx_asana_health_names[ngx_asana_health(s, now)]);
         ngx_http_asana_text_time(out, "created", s->created);
         ngx_http_asana_text_time(out, "verified", s->verified);
+        ngx_http_asana_text_time(out, "answered", s->answered);
+
+        if (s->code) {
+            ngx_http_asana_text(out, "\"code\":%ui,", (ngx_uint_t) s->code);
+
+        } else {
+            ngx_http_asana_text(out, "\"code\":null,");
+        }
+
+        ngx_http_asana_text_time(out, "failing_since", s->failing);
+        ngx_http_asana_text_time(out, "deleted_at",
+                                 s->failing ? s->failing
+                                              + NGX_ASANA_HEALTH_FAIL_AFTER
+                                            : 0);
+        ngx_http_asana_text_webhook(out, s);
         ngx_http_asana_text(out, "\"deliveries\":%ui}", s->deliveries);
 
         s = ngx_asana_secret_next(s);
@@ -120,6 +172,25 @@ ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
 
 
 static void
+ngx_http_asana_text_webhook(ngx_http_asana_text_t *out, ngx_asana_secret_t *s)
+{
+    ngx_str_t  gid;
+
+    if (s->gid_len == 0) {
+        ngx_http_asana_text(out, "\"webhook\":null,");
+        return;
+    }
+
+    gid.len = s->gid_len;
+    gid.data = s->gid;
+
+    ngx_http_asana_text(out, "\"webhook\":\"");
+    ngx_http_asana_text_json(out, &gid);
+    ngx_http_asana_text(out, "\",");
+}
+
+
+void
 ngx_http_asana_text_time(ngx_http_asana_text_t *out, const char *name,
     time_t t)
 {
@@ -236,6 +307,20 @@ ngx_http_asana_text(ngx_http_asana_text_t *out, const char *fmt, ...)
 
     out->size += p - b->last;
     b->last = p;
+}
+
+
+void
+ngx_http_asana_text_string(ngx_http_asana_text_t *out, ngx_str_t *text)
+{
+    ngx_buf_t  *b;
+
+    b = ngx_http_asana_text_buf(out, text->len);
+
+    if (b) {
+        b->last = ngx_cpymem(b->last, text->data, text->len);
+        out->size += text->len;
+    }
 }
 
 

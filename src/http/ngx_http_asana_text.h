@@ -26,11 +26,14 @@ typedef struct {
 /* Appends text formatted as by ngx_sprintf(), at most 1024 bytes. */
 void ngx_http_asana_text(ngx_http_asana_text_t *out, const char *fmt, ...);
 
+/* Appends the text as it is, of any length. */
+void ngx_http_asana_text_string(ngx_http_asana_text_t *out, ngx_str_t *text);
+
 /* Appends a word in lower case; what a dry run counts has its suffix. */
 void ngx_http_asana_text_word(ngx_http_asana_text_t *out,
     ngx_http_asana_word_e word, ngx_uint_t dry_run);
 
-/* Appends the counters of the zone, two members of an object. */
+/* Appends the counters of the zone, members of an object. */
 void ngx_http_asana_text_counters(ngx_http_asana_text_t *out,
     ngx_asana_counters_t *counters);
 
@@ -38,10 +41,18 @@ void ngx_http_asana_text_counters(ngx_http_asana_text_t *out,
 void ngx_http_asana_text_keys(ngx_http_asana_text_t *out,
     ngx_asana_seal_usage_t *usage);
 
+/* Appends the keys by their health, a member of an object; null: not known */
+void ngx_http_asana_text_health(ngx_http_asana_text_t *out,
+    ngx_http_asana_zone_conf_t *azcf);
+
 /* Appends the object of a key and its secrets. */
 void ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
     ngx_http_asana_zone_conf_t *azcf, ngx_str_t *key,
     ngx_asana_secrets_t *secrets);
+
+/* Appends a member of this name and a comma; the time 0 is null. */
+void ngx_http_asana_text_time(ngx_http_asana_text_t *out, const char *name,
+    time_t t);
 
 /* Appends the content of a JSON string, whatever the bytes are. */
 void ngx_http_asana_text_json(ngx_http_asana_text_t *out, ngx_str_t *text);

@@ -29,7 +29,8 @@ static ngx_str_t  ngx_http_asana_word_texts[] = {
     ngx_http_asana_word_text("UNCHECKED"),
     ngx_http_asana_word_text("CONFIRMED"),
     ngx_http_asana_word_text("UNMATCHED"),
-    ngx_http_asana_word_text("UNREADABLE")
+    ngx_http_asana_word_text("UNREADABLE"),
+    ngx_http_asana_word_text("REVOKED")
 };
 
 
@@ -51,10 +52,16 @@ ngx_uint_t  ngx_http_asana_word_counts[NGX_ASANA_COUNTS] = {
     ngx_http_asana_word_bits(PENDING, ERROR)
     &~ngx_http_asana_word_bit(ABORTED),
 
-    ngx_http_asana_word_bits(CONFIRMED, UNREADABLE)
+    ngx_http_asana_word_bits(CONFIRMED, REVOKED)
     |ngx_http_asana_word_bit(REFUSED)
     |ngx_http_asana_word_bit(ERROR)
 };
+
+
+ngx_uint_t  ngx_http_asana_word_failures =
+    ngx_http_asana_word_bit(REFUSED)
+    |ngx_http_asana_word_bits(PENDING, ERROR)
+    |ngx_http_asana_word_bits(UNMATCHED, UNREADABLE);
 
 
 void

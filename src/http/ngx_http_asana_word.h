@@ -33,12 +33,16 @@ typedef enum {
     NGX_HTTP_ASANA_CONFIRMED,
     NGX_HTTP_ASANA_UNMATCHED,
     NGX_HTTP_ASANA_UNREADABLE,
+    NGX_HTTP_ASANA_REVOKED,
     NGX_HTTP_ASANA_WORDS
 } ngx_http_asana_word_e;
 
 
 /* by ngx_asana_count_e: a bit for each word that is counted so */
 extern ngx_uint_t  ngx_http_asana_word_counts[];
+
+/* a bit for each word that is no success */
+extern ngx_uint_t  ngx_http_asana_word_failures;
 
 
 /*

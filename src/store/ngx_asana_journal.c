@@ -16,10 +16,9 @@
  *     HEARD    when anybody has succeeded with anything
  *
  * An entry that was read at the position of a change, or later, is kept.  A
- * look-up that was read before AHEAD may have brought back what the zone had
- * forgotten just then; so its key is forgotten once more.  A worker that is
- * killed while it forgets leaves KNOWN as it was, and the next one does it
- * again.
+ * look-up that was read before AHEAD may bring back what the zone has forgotten
+ * just then, and is not kept.  A worker that is killed while it forgets leaves
+ * KNOWN as it was, and the next one does it again.
  */
 
 
@@ -198,6 +197,11 @@ static void
 ngx_asana_journal_gap(ngx_asana_journal_t *journal,
     ngx_asana_postgres_look_t *look)
 {
+    ngx_atomic_t  *shared;
+
+    shared = journal->shared;
+    shared[NGX_ASANA_JOURNAL_AHEAD] = look->position;
+
     if (look->from) {
         ngx_log_error(NGX_LOG_CRIT, ngx_cycle->log, 0,
                       "asana_hook: zone \"%V\": the journal in PostgreSQL does "
@@ -207,11 +211,15 @@ ngx_asana_journal_gap(ngx_asana_journal_t *journal,
                       &journal->conf->zone);
     }
 
-    (void) ngx_atomic_fetch_add(&journal->shared[NGX_ASANA_JOURNAL_EPOCH], 1);
+    /* before the first contact, or the first change, nothing else was read */
 
-    journal->shared[NGX_ASANA_JOURNAL_AHEAD] = look->position;
+    if (look->from || shared[NGX_ASANA_JOURNAL_EPOCH] == 0) {
+        (void) ngx_atomic_fetch_add(&shared[NGX_ASANA_JOURNAL_EPOCH], 1);
+    }
 
-    journal->conf->forget(journal->conf->data, NULL, 0);
+    look->version = shared[NGX_ASANA_JOURNAL_EPOCH];
+
+    journal->conf->forget(journal->conf->data, NULL, look->position);
 }
 
 
@@ -236,15 +244,8 @@ ngx_asana_journal_committed(ngx_asana_journal_t *journal, uint64_t position)
 }
 
 
-void
-ngx_asana_journal_filled(ngx_asana_journal_t *journal,
-    ngx_asana_postgres_look_t *look, ngx_str_t *key)
+ngx_atomic_t *
+ngx_asana_journal_ahead(ngx_asana_journal_t *journal)
 {
-    uint64_t  ahead;
-
-    ahead = journal->shared[NGX_ASANA_JOURNAL_AHEAD];
-
-    if (ahead > look->read) {
-        journal->conf->forget(journal->conf->data, key, ahead);
-    }
+    return &journal->shared[NGX_ASANA_JOURNAL_AHEAD];
 }

@@ -57,9 +57,8 @@ void ngx_asana_journal_read(ngx_asana_journal_t *journal,
 void ngx_asana_journal_committed(ngx_asana_journal_t *journal,
     uint64_t position);
 
-/* The zone has got what the look found for the key: was it too old? */
-void ngx_asana_journal_filled(ngx_asana_journal_t *journal,
-    ngx_asana_postgres_look_t *look, ngx_str_t *key);
+/* The word that moves before the zone forgets what was changed up to there. */
+ngx_atomic_t *ngx_asana_journal_ahead(ngx_asana_journal_t *journal);
 
 
 #endif /* _NGX_ASANA_JOURNAL_H_INCLUDED_ */

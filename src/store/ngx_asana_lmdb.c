@@ -47,6 +47,8 @@ static void ngx_asana_lmdb_close(void *backend);
 static void ngx_asana_lmdb_change(void *backend, ngx_queue_t *batch,
     ngx_log_t *log);
 static ngx_int_t ngx_asana_lmdb_adopt(void *backend, ngx_log_t *log);
+static ngx_int_t ngx_asana_lmdb_walk(void *backend,
+    ngx_asana_listing_t *listing, ngx_log_t *log);
 
 static ngx_asana_lmdb_next_e ngx_asana_lmdb_run(ngx_asana_lmdb_env_t *e,
     ngx_queue_t *batch, ngx_log_t *log);
@@ -65,7 +67,8 @@ ngx_asana_backend_t  ngx_asana_lmdb = {
     ngx_asana_lmdb_change,
     ngx_asana_lmdb_adopt,
     ngx_asana_lmdb_read_list,
-    ngx_asana_lmdb_read_stat
+    ngx_asana_lmdb_read_stat,
+    ngx_asana_lmdb_walk
 };
 
 
@@ -212,6 +215,47 @@ ngx_asana_lmdb_run(ngx_asana_lmdb_env_t *e, ngx_queue_t *batch, ngx_log_t *log)
     default:
         return NGX_ASANA_LMDB_REST;
     }
+}
+
+
+/* in the thread, which has the map for itself as during a change */
+
+static ngx_int_t
+ngx_asana_lmdb_walk(void *backend, ngx_asana_listing_t *listing,
+    ngx_log_t *log)
+{
+    ngx_asana_lmdb_env_t *e = backend;
+
+    int        err;
+    ngx_int_t  rc;
+
+    /* it is to be let go, or was not opened */
+
+    if (e->env == NULL || e->next == NGX_ASANA_LMDB_REOPEN) {
+        return NGX_ERROR;
+    }
+
+    (void) pthread_mutex_lock(&e->mutex);
+
+    err = ngx_asana_lmdb_read_walk(e, listing, &rc, log);
+
+    (void) pthread_mutex_unlock(&e->mutex);
+
+    if (err == 0) {
+        return rc;
+    }
+
+    if (err == MDB_MAP_RESIZED && e->next == NGX_ASANA_LMDB_REST) {
+
+        /* "adopt" follows, and it is repeated */
+
+        e->next = NGX_ASANA_LMDB_RESIZE;
+        return NGX_ERROR;
+    }
+
+    return (err == NGX_AGAIN)
+           ? NGX_ERROR : ngx_asana_lmdb_error(&e->errors, log,
+                                              "cannot be read", err);
 }
 
 

@@ -147,6 +147,11 @@ ngx_asana_lmdb_format_open_all(ngx_asana_lmdb_records_t *recs,
         }
     }
 
+    err = ngx_asana_lmdb_gid_open(recs->txn, flags, &dbs.by_gid);
+    if (err) {
+        return err;
+    }
+
     dbs.format = NGX_ASANA_LMDB_FORMAT;
     recs->dbs = dbs;
 

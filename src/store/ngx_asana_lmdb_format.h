@@ -8,6 +8,7 @@
 #define _NGX_ASANA_LMDB_FORMAT_H_INCLUDED_
 
 
+#include "ngx_asana_lmdb_gid.h"
 #include "ngx_asana_lmdb_usage.h"
 #include "ngx_asana_lmdb_value.h"
 
@@ -18,7 +19,7 @@
 #define NGX_ASANA_LMDB_FORMAT    2
 #define NGX_ASANA_LMDB_SEALED    3
 
-/* meta, hooks, three by age, secrets_by_id, and four of format 1 */
+/* meta, hooks, three by age, by id and by gid, and four of format 1 */
 #define NGX_ASANA_LMDB_MAX_DBS   12
 
 
@@ -45,6 +46,7 @@ typedef struct {
     MDB_dbi                    hooks;       /* format 1: "secrets" */
     MDB_dbi                    by_age[NGX_ASANA_LMDB_AGES];
     MDB_dbi                    by_id;
+    MDB_dbi                    by_gid;      /* 0: it is not there yet */
 } ngx_asana_lmdb_dbs_t;
 
 

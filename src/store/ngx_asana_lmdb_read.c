@@ -11,12 +11,17 @@
 
 static ngx_int_t ngx_asana_lmdb_read_begin(ngx_asana_lmdb_env_t *e,
     uint32_t *format, ngx_log_t *log);
-static int ngx_asana_lmdb_read_visit(ngx_asana_lmdb_env_t *e, uint32_t format,
-    MDB_val *key, ngx_asana_listing_t *listing, ngx_int_t *rc);
-static ngx_uint_t ngx_asana_lmdb_read_torn(ngx_asana_lmdb_env_t *e);
+static ngx_int_t ngx_asana_lmdb_read_keys(ngx_asana_lmdb_env_t *e,
+    ngx_asana_lmdb_records_t *recs, uint32_t format,
+    ngx_asana_listing_t *listing, ngx_log_t *log);
+static int ngx_asana_lmdb_read_visit(ngx_asana_lmdb_records_t *recs,
+    uint32_t format, MDB_val *key, ngx_asana_listing_t *listing,
+    ngx_int_t *rc);
+static ngx_uint_t ngx_asana_lmdb_read_torn(ngx_asana_lmdb_env_t *e,
+    ngx_asana_lmdb_records_t *recs);
 static int ngx_asana_lmdb_read_txn(ngx_asana_lmdb_env_t *e);
-static int ngx_asana_lmdb_read_get(ngx_asana_lmdb_env_t *e, uint32_t format,
-    MDB_val *key, ngx_asana_secrets_t *secrets);
+static int ngx_asana_lmdb_read_get(ngx_asana_lmdb_records_t *recs,
+    uint32_t format, MDB_val *key, ngx_asana_secrets_t *secrets);
 
 
 void
@@ -85,9 +90,9 @@ ngx_asana_lmdb_read_find(void *backend, ngx_asana_lookup_t *lookup,
     key.mv_size = lookup->key.len;
     key.mv_data = lookup->key.data;
 
-    err = ngx_asana_lmdb_read_get(e, format, &key, lookup->secrets);
+    err = ngx_asana_lmdb_read_get(&e->read, format, &key, lookup->secrets);
 
-    if (ngx_asana_lmdb_read_torn(e)) {
+    if (ngx_asana_lmdb_read_torn(e, &e->read)) {
         err = NGX_AGAIN;
     }
 
@@ -118,30 +123,71 @@ ngx_asana_lmdb_read_list(void *backend, ngx_asana_listing_t *listing,
 {
     ngx_asana_lmdb_env_t *e = backend;
 
-    int          err;
-    MDB_val      key, val;
-    uint32_t     format;
-    ngx_int_t    rc;
-    ngx_str_t   *after;
-    MDB_cursor  *cursor;
-
-    after = &listing->after;
+    uint32_t   format;
+    ngx_int_t  rc;
 
     if (ngx_asana_lmdb_read_begin(e, &format, log) != NGX_OK) {
         return NGX_ERROR;
     }
 
+    rc = ngx_asana_lmdb_read_keys(e, &e->read, format, listing, log);
+
+    mdb_txn_reset(e->read.txn);
+
+    return rc;
+}
+
+
+int
+ngx_asana_lmdb_read_walk(ngx_asana_lmdb_env_t *e, ngx_asana_listing_t *listing,
+    ngx_int_t *rc, ngx_log_t *log)
+{
+    int                       err;
+    uint32_t                  format;
+    ngx_asana_lmdb_records_t  recs;
+
+    ngx_asana_lmdb_format_init(&recs, e->conf->seal, &e->conf->zone);
+
+    recs.dbs = e->dbs;
+
+    err = mdb_txn_begin(e->env, NULL, MDB_RDONLY, &recs.txn);
+    if (err) {
+        return err;
+    }
+
+    err = ngx_asana_lmdb_format(&recs, &format);
+
+    if (err == 0) {
+        *rc = ngx_asana_lmdb_read_keys(e, &recs, format, listing, log);
+    }
+
+    mdb_txn_abort(recs.txn);
+
+    return err;
+}
+
+
+static ngx_int_t
+ngx_asana_lmdb_read_keys(ngx_asana_lmdb_env_t *e,
+    ngx_asana_lmdb_records_t *recs, uint32_t format,
+    ngx_asana_listing_t *listing, ngx_log_t *log)
+{
+    int          err;
+    MDB_val      key, val;
+    ngx_int_t    rc;
+    ngx_str_t   *after;
+    MDB_cursor  *cursor;
+
     if (format == 0) {
-        mdb_txn_reset(e->read.txn);
         return NGX_OK;
     }
 
     rc = NGX_OK;
+    after = &listing->after;
 
-    err = mdb_cursor_open(e->read.txn, e->read.dbs.hooks, &cursor);
+    err = mdb_cursor_open(recs->txn, recs->dbs.hooks, &cursor);
 
     if (err) {
-        mdb_txn_reset(e->read.txn);
         return ngx_asana_lmdb_error(&e->errors, log, "cannot be read", err);
     }
 
@@ -160,10 +206,10 @@ ngx_asana_lmdb_read_list(void *backend, ngx_asana_listing_t *listing,
 
     while (err == 0 && rc == NGX_OK) {
 
-        err = ngx_asana_lmdb_read_visit(e, format, &key, listing, &rc);
+        err = ngx_asana_lmdb_read_visit(recs, format, &key, listing, &rc);
 
         if (err == NGX_DECLINED || err == NGX_ABORT) {
-            ngx_asana_lmdb_env_damaged(e, &e->read, &key, err, log);
+            ngx_asana_lmdb_env_damaged(e, recs, &key, err, log);
             err = 0;
         }
 
@@ -174,11 +220,9 @@ ngx_asana_lmdb_read_list(void *backend, ngx_asana_listing_t *listing,
 
     mdb_cursor_close(cursor);
 
-    if (ngx_asana_lmdb_read_torn(e)) {
+    if (ngx_asana_lmdb_read_torn(e, recs)) {
         rc = NGX_ERROR;
     }
-
-    mdb_txn_reset(e->read.txn);
 
     if (err && err != MDB_NOTFOUND) {
         return ngx_asana_lmdb_error(&e->errors, log, "cannot be read", err);
@@ -189,7 +233,7 @@ ngx_asana_lmdb_read_list(void *backend, ngx_asana_listing_t *listing,
 
 
 static int
-ngx_asana_lmdb_read_visit(ngx_asana_lmdb_env_t *e, uint32_t format,
+ngx_asana_lmdb_read_visit(ngx_asana_lmdb_records_t *recs, uint32_t format,
     MDB_val *key, ngx_asana_listing_t *listing, ngx_int_t *rc)
 {
     int                   err;
@@ -199,7 +243,7 @@ ngx_asana_lmdb_read_visit(ngx_asana_lmdb_env_t *e, uint32_t format,
 
     ngx_asana_secrets_init(&secrets, (u_char *) buf, sizeof(buf));
 
-    err = ngx_asana_lmdb_read_get(e, format, key, &secrets);
+    err = ngx_asana_lmdb_read_get(recs, format, key, &secrets);
 
     if (err == 0) {
         name.len = key->mv_size;
@@ -323,13 +367,14 @@ ngx_asana_lmdb_read_begin(ngx_asana_lmdb_env_t *e, uint32_t *format,
  */
 
 static ngx_uint_t
-ngx_asana_lmdb_read_torn(ngx_asana_lmdb_env_t *e)
+ngx_asana_lmdb_read_torn(ngx_asana_lmdb_env_t *e,
+    ngx_asana_lmdb_records_t *recs)
 {
     MDB_envinfo  info;
 
     return e->read_only
            && (mdb_env_info(e->env, &info) != 0
-               || info.me_last_txnid != mdb_txn_id(e->read.txn));
+               || info.me_last_txnid != mdb_txn_id(recs->txn));
 }
 
 
@@ -371,7 +416,7 @@ ngx_asana_lmdb_read_txn(ngx_asana_lmdb_env_t *e)
 
 
 static int
-ngx_asana_lmdb_read_get(ngx_asana_lmdb_env_t *e, uint32_t format,
+ngx_asana_lmdb_read_get(ngx_asana_lmdb_records_t *recs, uint32_t format,
     MDB_val *key, ngx_asana_secrets_t *secrets)
 {
     switch (format) {
@@ -380,9 +425,9 @@ ngx_asana_lmdb_read_get(ngx_asana_lmdb_env_t *e, uint32_t format,
         return ngx_asana_lmdb_records_key_ok(key) ? MDB_NOTFOUND : NGX_DECLINED;
 
     case 1:
-        return ngx_asana_lmdb_v1_get(&e->read, key, secrets);
+        return ngx_asana_lmdb_v1_get(recs, key, secrets);
 
     default:
-        return ngx_asana_lmdb_records_get(&e->read, key, secrets);
+        return ngx_asana_lmdb_records_get(recs, key, secrets);
     }
 }

@@ -19,6 +19,7 @@
  *     proven_by_age    the same; verified a delivery
  *
  *     secrets_by_id    id (8), key -> nothing
+ *     secrets_by_gid   gid -> id (8), key; several of them (dupsort)
  *
  * A secret stands in one of the three orders.  Its serial is greater than all
  * that were given before, and at least the seconds of the epoch << 24, so that
@@ -32,6 +33,9 @@
  *                                                     "a.example/7"
  *     secrets_by_id    07c5cc6f45dc4ff0
  *                      "a.example/7"               ->
+ *
+ * A store of an earlier version has no secrets_by_gid, and nothing to stand in
+ * it: the first change makes it.
  */
 
 
@@ -99,6 +103,11 @@ ngx_asana_lmdb_records_put(ngx_asana_lmdb_records_t *recs, MDB_val *key,
             err = ngx_asana_lmdb_records_index(recs, key, s, 0, other == NULL);
         }
 
+        if (err == 0) {
+            err = ngx_asana_lmdb_gid_remove(recs->txn, recs->dbs.by_gid, key,
+                                            s, other);
+        }
+
         s = ngx_asana_secret_next(s);
     }
 
@@ -114,6 +123,11 @@ ngx_asana_lmdb_records_put(ngx_asana_lmdb_records_t *recs, MDB_val *key,
 
         if (err == 0 && !ngx_asana_lmdb_records_same_place(s, other)) {
             err = ngx_asana_lmdb_records_index(recs, key, s, 1, other == NULL);
+        }
+
+        if (err == 0) {
+            err = ngx_asana_lmdb_gid_add(recs->txn, recs->dbs.by_gid, key, s,
+                                         other);
         }
 
         s = ngx_asana_secret_next(s);
@@ -332,11 +346,11 @@ ngx_asana_lmdb_records_entry(MDB_val *val, u_char **id, MDB_val *key)
 
 int
 ngx_asana_lmdb_records_next(ngx_asana_lmdb_records_t *recs,
-    u_char *id, MDB_val *key)
+    u_char *id, MDB_val *entry)
 {
     int          err;
-    u_char       buf[NGX_ASANA_ID_LEN + NGX_ASANA_MAX_KEY], *p;
-    MDB_val      k, val, next;
+    u_char      *p;
+    MDB_val      k, val, key;
     MDB_cursor  *cursor;
 
     err = mdb_cursor_open(recs->txn, recs->dbs.by_id, &cursor);
@@ -344,11 +358,12 @@ ngx_asana_lmdb_records_next(ngx_asana_lmdb_records_t *recs,
         return err;
     }
 
-    ngx_memcpy(buf, id, NGX_ASANA_ID_LEN);
-    ngx_memcpy(buf + NGX_ASANA_ID_LEN, key->mv_data, key->mv_size);
+    k = *entry;
 
-    k.mv_size = NGX_ASANA_ID_LEN + key->mv_size;
-    k.mv_data = buf;
+    if (k.mv_size == 0) {
+        k.mv_size = NGX_ASANA_ID_LEN;
+        k.mv_data = id;
+    }
 
     err = mdb_cursor_get(cursor, &k, &val, MDB_SET_RANGE);
 
@@ -361,12 +376,12 @@ ngx_asana_lmdb_records_next(ngx_asana_lmdb_records_t *recs,
             break;
         }
 
-        if (ngx_asana_lmdb_records_entry(&k, &p, &next) == NGX_OK
-            && (next.mv_size != key->mv_size
-                || ngx_memcmp(next.mv_data, key->mv_data, next.mv_size) != 0))
+        if (ngx_asana_lmdb_records_entry(&k, &p, &key) == NGX_OK
+            && (k.mv_size != entry->mv_size
+                || ngx_memcmp(p, entry->mv_data, k.mv_size) != 0))
         {
-            key->mv_size = next.mv_size;
-            ngx_memcpy(key->mv_data, next.mv_data, next.mv_size);
+            entry->mv_size = k.mv_size;
+            ngx_memcpy(entry->mv_data, p, k.mv_size);
             break;
         }
 
@@ -384,7 +399,7 @@ ngx_asana_lmdb_records_pages(ngx_asana_lmdb_records_t *recs, size_t *pages)
 {
     int         err;
     MDB_stat    stat;
-    ngx_uint_t  i;
+    ngx_uint_t  i, n;
 
     MDB_dbi  dbi[] = {
         NGX_ASANA_LMDB_FREE,
@@ -394,14 +409,17 @@ ngx_asana_lmdb_records_pages(ngx_asana_lmdb_records_t *recs, size_t *pages)
         recs->dbs.by_age[NGX_ASANA_LMDB_PENDING],
         recs->dbs.by_age[NGX_ASANA_LMDB_UNPROVEN],
         recs->dbs.by_age[NGX_ASANA_LMDB_PROVEN],
-        recs->dbs.by_id
+        recs->dbs.by_id,
+        recs->dbs.by_gid
     };
 
     /* two pages say which transaction was the last */
 
     *pages = 2;
 
-    for (i = 0; i < sizeof(dbi) / sizeof(dbi[0]); i++) {
+    n = sizeof(dbi) / sizeof(dbi[0]) - (recs->dbs.by_gid == 0);
+
+    for (i = 0; i < n; i++) {
         err = mdb_stat(recs->txn, dbi[i], &stat);
         if (err) {
             return err;

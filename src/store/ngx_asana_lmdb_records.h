@@ -34,11 +34,12 @@ ngx_int_t ngx_asana_lmdb_records_entry(MDB_val *val, u_char **id,
     MDB_val *key);
 
 /*
- * Sets key, whose data has room for MAX_KEY bytes, to the next key with a
- * secret of this id; the first one if it has no length.
+ * Sets the entry, an id[ID_LEN] and a key in a buffer with room for MAX_KEY
+ * bytes behind the id, to the next one of this id; the first one if it has no
+ * length.
  */
 int ngx_asana_lmdb_records_next(ngx_asana_lmdb_records_t *recs,
-    u_char *id, MDB_val *key);
+    u_char *id, MDB_val *entry);
 
 /* The pages that all that is in the store takes, without free ones. */
 int ngx_asana_lmdb_records_pages(ngx_asana_lmdb_records_t *recs,

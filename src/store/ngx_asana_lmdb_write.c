@@ -40,10 +40,11 @@ static int ngx_asana_lmdb_write_commit(ngx_asana_lmdb_write_t *w);
 static int ngx_asana_lmdb_write_room(ngx_asana_lmdb_write_t *w, size_t need);
 static int ngx_asana_lmdb_write_task(ngx_asana_lmdb_write_t *w,
     ngx_asana_task_t *task);
-static int ngx_asana_lmdb_write_confirm(ngx_asana_lmdb_write_t *w,
+static int ngx_asana_lmdb_write_keys(ngx_asana_lmdb_write_t *w,
     ngx_asana_task_t *task);
 static int ngx_asana_lmdb_write_key(ngx_asana_lmdb_write_t *w, MDB_val *key,
-    ngx_asana_task_t *task);
+    ngx_asana_change_t *change, ngx_asana_outcome_e *outcome,
+    ngx_asana_reason_e *reason);
 static ngx_uint_t ngx_asana_lmdb_write_adds(ngx_asana_task_t *task);
 
 
@@ -142,7 +143,7 @@ ngx_asana_lmdb_write_fail(ngx_queue_t *batch)
     {
         task = ngx_queue_data(q, ngx_asana_task_t, queue);
 
-        task->outcome = NGX_ASANA_FAILED;
+        ngx_asana_task_fail(task);
     }
 }
 
@@ -244,6 +245,11 @@ ngx_asana_lmdb_write_begin(ngx_asana_lmdb_write_t *w)
 
     if (err == NGX_AGAIN || (err == 0 && format == 0)) {
         err = ngx_asana_lmdb_format_open(recs, MDB_CREATE);
+    }
+
+    if (err == 0 && recs->dbs.format > 1 && recs->dbs.by_gid == 0) {
+        err = ngx_asana_lmdb_gid_open(recs->txn, MDB_CREATE,
+                                      &recs->dbs.by_gid);
     }
 
     if (err == 0) {
@@ -350,8 +356,8 @@ ngx_asana_lmdb_write_task(ngx_asana_lmdb_write_t *w, ngx_asana_task_t *task)
         return ngx_asana_lmdb_crypt_reseal(w->e, &w->recs, task);
     }
 
-    if (task->change.type == NGX_ASANA_CONFIRM) {
-        return ngx_asana_lmdb_write_confirm(w, task);
+    if (ngx_asana_task_keyless(task->change.type)) {
+        return ngx_asana_lmdb_write_keys(w, task);
     }
 
     if (task->change.type == NGX_ASANA_HANDSHAKE) {
@@ -364,7 +370,8 @@ ngx_asana_lmdb_write_task(ngx_asana_lmdb_write_t *w, ngx_asana_task_t *task)
     key.mv_size = task->key.len;
     key.mv_data = task->key.data;
 
-    err = ngx_asana_lmdb_write_key(w, &key, task);
+    err = ngx_asana_lmdb_write_key(w, &key, &task->change, &task->outcome,
+                                   &task->reason);
 
     if (err == 0 && task->outcome == NGX_ASANA_ADDED) {
         err = ngx_asana_lmdb_room_bound(w->e, &w->recs);
@@ -376,54 +383,51 @@ ngx_asana_lmdb_write_task(ngx_asana_lmdb_write_t *w, ngx_asana_task_t *task)
 
 /*
  * Only Asana and the receiver of the handshake know the secret: it is
- * confirmed under whatever key it came.  Of several keys one that refuses it
- * is what the application is to hear of.
+ * confirmed under whatever key it came, and forgotten with its webhook.
  */
 
 static int
-ngx_asana_lmdb_write_confirm(ngx_asana_lmdb_write_t *w,
-    ngx_asana_task_t *task)
+ngx_asana_lmdb_write_keys(ngx_asana_lmdb_write_t *w, ngx_asana_task_t *task)
 {
     int                  err;
-    u_char               buf[NGX_ASANA_MAX_KEY];
-    MDB_val              key;
-    ngx_asana_outcome_e  best;
+    u_char               buf[NGX_ASANA_ID_LEN + NGX_ASANA_MAX_KEY];
+    MDB_val              entry, key;
+    ngx_str_t            name;
+    ngx_asana_reason_e   reason;
+    ngx_asana_outcome_e  outcome;
 
-    best = NGX_ASANA_ABSENT;
+    ngx_asana_task_begin(task);
 
-    key.mv_size = 0;
-    key.mv_data = buf;
+    entry.mv_size = 0;
+    entry.mv_data = buf;
 
     for ( ;; ) {
 
-        err = ngx_asana_lmdb_records_next(&w->recs, task->change.id, &key);
-
-        if (err == 0) {
-            err = ngx_asana_lmdb_write_key(w, &key, task);
-        }
-
+        err = (task->change.type == NGX_ASANA_CONFIRM)
+              ? ngx_asana_lmdb_records_next(&w->recs, task->change.id, &entry)
+              : ngx_asana_lmdb_gid_next(w->recs.txn, w->recs.dbs.by_gid,
+                                        task->change.gid,
+                                        task->change.gid_len, &entry);
         if (err) {
             break;
         }
 
-        if (task->outcome == NGX_ASANA_REFUSED) {
-            task->key.len = key.mv_size;
-            ngx_memcpy(task->buf, buf, key.mv_size);
+        key.mv_size = entry.mv_size - NGX_ASANA_ID_LEN;
+        key.mv_data = buf + NGX_ASANA_ID_LEN;
 
-            best = NGX_ASANA_REFUSED;
-
-        } else if (best != NGX_ASANA_REFUSED) {
-            best = ngx_max(best, task->outcome);
+        err = ngx_asana_lmdb_write_key(w, &key, &task->change, &outcome,
+                                       &reason);
+        if (err) {
+            break;
         }
+
+        name.len = key.mv_size;
+        name.data = key.mv_data;
+
+        ngx_asana_task_add(task, &name, outcome, reason);
     }
 
-    if (err != MDB_NOTFOUND) {
-        return err;
-    }
-
-    task->outcome = best;
-
-    return 0;
+    return (err == MDB_NOTFOUND) ? 0 : err;
 }
 
 
@@ -431,7 +435,8 @@ ngx_asana_lmdb_write_confirm(ngx_asana_lmdb_write_t *w,
 
 static int
 ngx_asana_lmdb_write_key(ngx_asana_lmdb_write_t *w, MDB_val *key,
-    ngx_asana_task_t *task)
+    ngx_asana_change_t *change, ngx_asana_outcome_e *outcome,
+    ngx_asana_reason_e *reason)
 {
     int                        err;
     uint64_t                   buf[2][512];
@@ -443,40 +448,41 @@ ngx_asana_lmdb_write_key(ngx_asana_lmdb_write_t *w, MDB_val *key,
     ngx_asana_secrets_init(&old, (u_char *) buf[0], sizeof(buf[0]));
     ngx_asana_secrets_init(&secrets, (u_char *) buf[1], sizeof(buf[1]));
 
-    task->outcome = NGX_ASANA_FAILED;
+    *outcome = NGX_ASANA_FAILED;
+    *reason = NGX_ASANA_REASON_NONE;
 
     err = ngx_asana_lmdb_records_get(recs, key, &old);
 
-    /* what cannot be opened can be revoked */
-
-    if ((err == 0
-         || (err == NGX_ABORT && task->change.type == NGX_ASANA_REVOKE))
-        && ngx_asana_secrets_append(&secrets, &old) != NGX_OK)
+    if (err == NGX_ABORT
+        && (change->type == NGX_ASANA_REVOKE
+            || change->type == NGX_ASANA_FORGET))
     {
+        /* what cannot be opened may go */
+
+        err = 0;
+    }
+
+    if (err == 0 && ngx_asana_secrets_append(&secrets, &old) != NGX_OK) {
         err = NGX_ENOMEM;
     }
 
-    if (err == 0 || err == MDB_NOTFOUND
-        || (err == NGX_ABORT && task->change.type == NGX_ASANA_REVOKE))
-    {
-        task->outcome = ngx_asana_policy_decide(&secrets, &task->change,
-                                                recs->now,
-                                                &w->e->conf->limits,
-                                                &task->reason);
+    if (err == 0 || err == MDB_NOTFOUND) {
+        *outcome = ngx_asana_policy_decide(&secrets, change, recs->now,
+                                           &w->e->conf->limits, reason);
         err = 0;
 
-        if (task->outcome == NGX_ASANA_ADDED) {
+        if (*outcome == NGX_ASANA_ADDED) {
             err = ngx_asana_lmdb_room_full(w->e, recs, 0);
 
             if (err == MDB_MAP_FULL) {
                 err = w->roomed ? 0 : NGX_BUSY;
 
-                task->outcome = NGX_ASANA_FULL;
+                *outcome = NGX_ASANA_FULL;
                 w->refused |= w->roomed;
             }
         }
 
-        if (err == 0 && task->outcome >= NGX_ASANA_CHANGED) {
+        if (err == 0 && *outcome >= NGX_ASANA_CHANGED) {
             err = ngx_asana_lmdb_records_put(recs, key, &old, &secrets);
         }
 

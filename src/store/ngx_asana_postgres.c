@@ -16,6 +16,7 @@
 #include "ngx_asana_postgres_change.h"
 #include "ngx_asana_postgres_look.h"
 #include "ngx_asana_thread.h"
+#include "ngx_asana_uri.h"
 
 #include <ngx_event.h>
 #include <pthread.h>
@@ -77,6 +78,8 @@ static ngx_int_t ngx_asana_postgres_list(void *backend,
     ngx_asana_listing_t *listing, ngx_log_t *log);
 static ngx_int_t ngx_asana_postgres_stat(void *backend,
     ngx_asana_stat_t *stat, ngx_log_t *log);
+static ngx_int_t ngx_asana_postgres_walk(void *backend,
+    ngx_asana_listing_t *listing, ngx_log_t *log);
 
 static ngx_int_t ngx_asana_postgres_wait(ngx_asana_postgres_t *pg,
     ngx_queue_t *queue, ngx_queue_t *q);
@@ -84,8 +87,6 @@ static void ngx_asana_postgres_start(ngx_asana_postgres_t *pg);
 static ngx_int_t ngx_asana_postgres_prepare(ngx_asana_postgres_t *pg);
 static void ngx_asana_postgres_job(void *data);
 static void ngx_asana_postgres_done(void *data);
-static void ngx_asana_postgres_answer(ngx_asana_postgres_t *pg,
-    ngx_asana_lookup_t *lookup);
 static void ngx_asana_postgres_answer_page(ngx_asana_postgres_t *pg);
 static void ngx_asana_postgres_fail(ngx_asana_postgres_t *pg);
 static void ngx_asana_postgres_move(ngx_queue_t *to, ngx_queue_t *from);
@@ -96,7 +97,7 @@ static void ngx_asana_postgres_poll_handler(ngx_event_t *ev);
 ngx_asana_backend_t  ngx_asana_postgres = {
     "postgresql",
     0,
-    ngx_asana_pq_check,
+    ngx_asana_uri_check,
     ngx_asana_postgres_create,
     ngx_asana_postgres_open,
     ngx_asana_postgres_close,
@@ -106,7 +107,8 @@ ngx_asana_backend_t  ngx_asana_postgres = {
     ngx_asana_postgres_change_handler,
     ngx_asana_postgres_adopt,
     ngx_asana_postgres_list,
-    ngx_asana_postgres_stat
+    ngx_asana_postgres_stat,
+    ngx_asana_postgres_walk
 };
 
 
@@ -211,13 +213,8 @@ ngx_asana_postgres_free(ngx_asana_postgres_t *pg)
         (void) ngx_asana_thread_end(pg->thread, 0);
     }
 
-    if (pg->writer) {
-        ngx_asana_pq_destroy(pg->writer);
-    }
-
-    if (pg->reader) {
-        ngx_asana_pq_destroy(pg->reader);
-    }
+    ngx_asana_pq_destroy(pg->writer);
+    ngx_asana_pq_destroy(pg->reader);
 
     (void) pthread_mutex_destroy(&pg->mutex);
 
@@ -360,6 +357,24 @@ ngx_asana_postgres_stat(void *backend, ngx_asana_stat_t *stat, ngx_log_t *log)
     stat->writable = stat->readable && !ngx_asana_pq_failed(pg->writer);
 
     return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_asana_postgres_walk(void *backend, ngx_asana_listing_t *listing,
+    ngx_log_t *log)
+{
+    ngx_asana_postgres_t *pg = backend;
+
+    ngx_int_t  rc;
+
+    pthread_mutex_lock(&pg->mutex);
+
+    rc = ngx_asana_postgres_look_walk(pg->writer, pg->conf, listing, log);
+
+    pthread_mutex_unlock(&pg->mutex);
+
+    return rc;
 }
 
 
@@ -506,7 +521,10 @@ ngx_asana_postgres_done(void *data)
         ngx_queue_remove(q);
 
         lookup = ngx_queue_data(q, ngx_asana_lookup_t, queue);
-        ngx_asana_postgres_answer(pg, lookup);
+        lookup->ahead = ngx_asana_journal_ahead(&pg->journal);
+
+        ngx_asana_postgres_look_answer(&pg->look, lookup);
+        lookup->complete(lookup);
     }
 
     ngx_asana_postgres_answer_page(pg);
@@ -519,31 +537,6 @@ ngx_asana_postgres_done(void *data)
     pg->busy = 0;
 
     ngx_asana_postgres_pace_handler(&pg->pace);
-}
-
-
-static void
-ngx_asana_postgres_answer(ngx_asana_postgres_t *pg, ngx_asana_lookup_t *lookup)
-{
-    ngx_asana_row_set_t  *set;
-
-    lookup->rc = NGX_ERROR;
-    lookup->version = pg->look.version;
-    lookup->position = pg->look.read;
-
-    set = ngx_asana_rows_find(&pg->look.rows, &lookup->key);
-
-    if (pg->look.rc == NGX_OK && set && set->rc == NGX_OK) {
-        lookup->rc = ngx_asana_secrets_append(lookup->secrets, &set->secrets);
-    }
-
-    lookup->complete(lookup);
-
-    /* the look-up may be gone by now; what failed has brought nothing */
-
-    if (set && pg->look.rc == NGX_OK) {
-        ngx_asana_journal_filled(&pg->journal, &pg->look, &set->key);
-    }
 }
 
 

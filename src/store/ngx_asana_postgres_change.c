@@ -20,14 +20,6 @@
  * began, so the one that reads the secrets must come after the one that waits
  * for the lock.
  *
- * A position is a number that grows by one, with random bits below it:
- *
- *     63      20 19       0
- *     | number  | random |
- *
- * A journal that was restored or lost commits at a failover goes through the
- * same numbers again, but not through the same positions.
- *
  * Also what changed nothing is committed, if a client is told that a secret is
  * held: it may have come with a commit that was not replicated yet, and is
  * durable as soon as a later one is.
@@ -35,23 +27,8 @@
 
 
 #include "ngx_asana_postgres_change.h"
+#include "ngx_asana_postgres_record.h"
 #include "ngx_asana_postgres_reseal.h"
-#include "ngx_asana_rows.h"
-
-#include <openssl/rand.h>
-
-
-/* bits of a position that are random */
-#define NGX_ASANA_POSTGRES_RANDOM   20
-
-/* commits that are kept in the journal */
-#define NGX_ASANA_POSTGRES_JOURNAL  10000
-
-/* seconds that a create call may be in flight */
-#define NGX_ASANA_POSTGRES_CREATE   60
-
-/* expired secrets that one commit removes */
-#define NGX_ASANA_POSTGRES_EXPIRED  512
 
 
 typedef struct {
@@ -66,6 +43,7 @@ typedef struct {
     time_t                     now;        /* of the server */
     ngx_uint_t                 creating;   /* on any host */
     ngx_uint_t                 durable;    /* it must be committed */
+    ngx_uint_t                 moved;      /* others are to know of it */
 } ngx_asana_postgres_change_t;
 
 
@@ -78,18 +56,15 @@ static ngx_int_t ngx_asana_postgres_change_create_zone(
     ngx_asana_postgres_change_t *ch);
 static void ngx_asana_postgres_change_decide(ngx_asana_postgres_change_t *ch,
     ngx_asana_task_t *task);
-static void ngx_asana_postgres_change_decide_set(
-    ngx_asana_postgres_change_t *ch, ngx_asana_task_t *task,
-    ngx_asana_row_set_t *set);
+static ngx_uint_t ngx_asana_postgres_change_concerns(
+    ngx_asana_change_t *change, ngx_asana_row_set_t *set);
+static ngx_asana_outcome_e ngx_asana_postgres_change_decide_set(
+    ngx_asana_postgres_change_t *ch, ngx_asana_change_t *asked,
+    ngx_asana_row_set_t *set, ngx_asana_reason_e *reason);
 static void ngx_asana_postgres_change_mark(ngx_asana_row_set_t *set,
     ngx_asana_change_t *change, uint64_t serial);
 static ngx_int_t ngx_asana_postgres_change_commit(
     ngx_asana_postgres_change_t *ch);
-static void ngx_asana_postgres_change_journal(ngx_asana_postgres_change_t *ch,
-    ngx_asana_sql_t *sql);
-static void ngx_asana_postgres_change_calls(ngx_asana_postgres_change_t *ch,
-    ngx_asana_sql_t *sql);
-static uint64_t ngx_asana_postgres_change_next(uint64_t position);
 
 
 uint64_t
@@ -114,6 +89,7 @@ ngx_asana_postgres_change(ngx_asana_pq_t *pq, ngx_asana_backend_conf_t *conf,
     for (tries = 0; rc == NGX_OK; tries++) {
 
         ch.durable = 0;
+        ch.moved = 0;
         ch.position = 0;
 
         ch.pool = ngx_create_pool(4096, log);
@@ -137,7 +113,7 @@ ngx_asana_postgres_change(ngx_asana_pq_t *pq, ngx_asana_backend_conf_t *conf,
     }
 
     if (rc == NGX_OK) {
-        return ch.durable ? ch.position : 0;
+        return ch.moved ? ch.position : 0;
     }
 
     /* what was decided stands on what was not stored */
@@ -148,8 +124,7 @@ ngx_asana_postgres_change(ngx_asana_pq_t *pq, ngx_asana_backend_conf_t *conf,
     {
         task = ngx_queue_data(q, ngx_asana_task_t, queue);
 
-        task->outcome = NGX_ASANA_FAILED;
-        task->reason = NGX_ASANA_REASON_NONE;
+        ngx_asana_task_fail(task);
     }
 
     return 0;
@@ -287,23 +262,22 @@ done:
 }
 
 
-/* CONFIRM names a secret, whatever its keys */
+/* CONFIRM and FORGET name a secret, whatever its keys */
 
 static ngx_int_t
 ngx_asana_postgres_change_keys(ngx_asana_postgres_change_t *ch,
     ngx_asana_sql_t *sql)
 {
-    u_char            *id;
-    ngx_uint_t         n;
-    ngx_array_t        ids;
-    ngx_queue_t       *q;
-    ngx_asana_task_t  *task;
+    ngx_array_t           changes;
+    ngx_queue_t          *q;
+    ngx_asana_task_t     *task;
+    ngx_asana_change_t  **change;
 
-    if (ngx_array_init(&ids, ch->pool, 4, NGX_ASANA_ID_LEN) != NGX_OK) {
+    if (ngx_array_init(&changes, ch->pool, 4, sizeof(ngx_asana_change_t *))
+        != NGX_OK)
+    {
         return NGX_ERROR;
     }
-
-    n = 0;
 
     for (q = ngx_queue_head(ch->batch);
          q != ngx_queue_sentinel(ch->batch);
@@ -315,7 +289,7 @@ ngx_asana_postgres_change_keys(ngx_asana_postgres_change_t *ch,
             continue;
         }
 
-        if (task->change.type != NGX_ASANA_CONFIRM) {
+        if (!ngx_asana_task_keyless(task->change.type)) {
 
             if (ngx_asana_rows_add(&ch->rows, &task->key) == NULL) {
                 return NGX_ERROR;
@@ -324,16 +298,15 @@ ngx_asana_postgres_change_keys(ngx_asana_postgres_change_t *ch,
             continue;
         }
 
-        id = ngx_array_push(&ids);
-        if (id == NULL) {
+        change = ngx_array_push(&changes);
+        if (change == NULL) {
             return NGX_ERROR;
         }
 
-        ngx_memcpy(id, task->change.id, NGX_ASANA_ID_LEN);
-        n++;
+        *change = &task->change;
     }
 
-    ngx_asana_rows_select(&ch->rows, sql, ids.elts, n);
+    ngx_asana_rows_select(&ch->rows, sql, changes.elts, changes.nelts);
 
     return NGX_OK;
 }
@@ -352,7 +325,7 @@ ngx_asana_postgres_change_create_zone(ngx_asana_postgres_change_t *ch)
                             " (zone,position) VALUES(");
     ngx_asana_sql_add_name(&sql, &ch->conf->zone);
     ngx_asana_sql_add(&sql, ",%uL) ON CONFLICT DO NOTHING;",
-                      ngx_asana_postgres_change_next(0));
+                      ngx_asana_postgres_record_next(0));
     ngx_asana_sql_add(&sql, "INSERT INTO asana_hook.journal"
                             " (zone,position,keys) SELECT zone,position,'{}'"
                             " FROM asana_hook.zones WHERE zone=");
@@ -378,6 +351,8 @@ ngx_asana_postgres_change_decide(ngx_asana_postgres_change_t *ch,
     ngx_asana_task_t *task)
 {
     ngx_uint_t            i;
+    ngx_asana_reason_e    reason;
+    ngx_asana_outcome_e   outcome;
     ngx_asana_row_set_t  *set;
 
     if (task->change.type == NGX_ASANA_RESEAL) {
@@ -395,82 +370,98 @@ ngx_asana_postgres_change_decide(ngx_asana_postgres_change_t *ch,
         return;
     }
 
-    if (task->change.type != NGX_ASANA_CONFIRM) {
-        task->outcome = NGX_ASANA_FAILED;
-        ngx_asana_postgres_change_decide_set(ch, task,
-                                      ngx_asana_rows_find(&ch->rows,
-                                                          &task->key));
+    if (!ngx_asana_task_keyless(task->change.type)) {
+        set = ngx_asana_rows_find(&ch->rows, &task->key);
+        task->outcome = ngx_asana_postgres_change_decide_set(ch, &task->change,
+                                                             set,
+                                                             &task->reason);
         return;
     }
 
-    task->outcome = NGX_ASANA_ABSENT;
+    ngx_asana_task_begin(task);
+
     set = ch->rows.sets.elts;
 
     for (i = 0; i < ch->rows.sets.nelts; i++) {
-        if (ngx_asana_secrets_by_id(&set[i].secrets, task->change.id)) {
-            ngx_asana_postgres_change_decide_set(ch, task, &set[i]);
+
+        if (ngx_asana_postgres_change_concerns(&task->change, &set[i])) {
+            outcome = ngx_asana_postgres_change_decide_set(ch, &task->change,
+                                                           &set[i], &reason);
+            ngx_asana_task_add(task, &set[i].key, outcome, reason);
         }
     }
 }
 
 
-/*
- * One task may concern several keys.  The application hears of one that
- * failed, or else of one that refuses the secret.
- */
+static ngx_uint_t
+ngx_asana_postgres_change_concerns(ngx_asana_change_t *change,
+    ngx_asana_row_set_t *set)
+{
+    ngx_uint_t           i;
+    ngx_asana_secret_t  *s;
 
-static void
+    if (change->type == NGX_ASANA_CONFIRM) {
+        return ngx_asana_secrets_by_id(&set->secrets, change->id) != NULL;
+    }
+
+    s = ngx_asana_secrets_first(&set->secrets);
+
+    for (i = 0; i < set->secrets.n; i++) {
+
+        if (ngx_asana_same(s->gid, s->gid_len, change->gid, change->gid_len)) {
+            return 1;
+        }
+
+        s = ngx_asana_secret_next(s);
+    }
+
+    return 0;
+}
+
+
+static ngx_asana_outcome_e
 ngx_asana_postgres_change_decide_set(ngx_asana_postgres_change_t *ch,
-    ngx_asana_task_t *task, ngx_asana_row_set_t *set)
+    ngx_asana_change_t *asked, ngx_asana_row_set_t *set,
+    ngx_asana_reason_e *reason)
 {
     uint64_t              serial;
     ngx_asana_change_t    change;
-    ngx_asana_reason_e    reason;
     ngx_asana_secret_t   *s;
     ngx_asana_outcome_e   outcome;
 
-    if (set->rc != NGX_OK && task->change.type != NGX_ASANA_REVOKE) {
-        task->outcome = NGX_ASANA_FAILED;
-        return;
+    *reason = NGX_ASANA_REASON_NONE;
+
+    /* what is not readable may go, but nothing is decided beside it */
+
+    if (set->rc != NGX_OK
+        && asked->type != NGX_ASANA_REVOKE
+        && asked->type != NGX_ASANA_FORGET)
+    {
+        return NGX_ASANA_FAILED;
     }
 
-    s = ngx_asana_secrets_by_id(&set->secrets, task->change.id);
+    s = ngx_asana_secrets_by_id(&set->secrets, asked->id);
     serial = s ? s->serial : NGX_ASANA_ROW_CLEAN;
 
-    change = task->change;
+    change = *asked;
     change.creating |= ch->creating;
 
     outcome = ngx_asana_policy_decide(&set->secrets, &change, ch->now,
-                                      &ch->conf->limits, &reason);
+                                      &ch->conf->limits, reason);
 
     ngx_explicit_memzero(&change, sizeof(ngx_asana_change_t));
 
     if (outcome >= NGX_ASANA_CHANGED) {
-        ngx_asana_postgres_change_mark(set, &task->change, serial);
-        ch->durable = 1;
-
-    } else if (outcome == NGX_ASANA_HELD
-               && task->change.type != NGX_ASANA_NOTE)
-    {
+        ngx_asana_postgres_change_mark(set, asked, serial);
         ch->durable = 1;
     }
 
-    if (task->change.type == NGX_ASANA_CONFIRM) {
-
-        if (task->outcome <= ngx_min(outcome, NGX_ASANA_REFUSED)
-            || (outcome > NGX_ASANA_REFUSED && outcome <= task->outcome))
-        {
-            return;
-        }
-
-        if (outcome == NGX_ASANA_REFUSED) {
-            task->key.len = set->key.len;
-            ngx_memcpy(task->buf, set->key.data, set->key.len);
-        }
+    if (outcome >= NGX_ASANA_HELD && asked->type != NGX_ASANA_NOTE) {
+        ch->durable = 1;
+        ch->moved = 1;
     }
 
-    task->outcome = outcome;
-    task->reason = reason;
+    return outcome;
 }
 
 
@@ -530,11 +521,15 @@ ngx_asana_postgres_change_commit(ngx_asana_postgres_change_t *ch)
                                  ch->log);
     }
 
-    ngx_asana_postgres_change_calls(ch, &sql);
+    ngx_asana_postgres_record_calls(&sql, ch->conf, ch->batch, ch->now);
 
-    ch->position = ngx_asana_postgres_change_next(ch->position);
+    if (ch->moved) {
+        ch->position = ngx_asana_postgres_record_next(ch->position);
 
-    ngx_asana_postgres_change_journal(ch, &sql);
+        ngx_asana_postgres_record(&sql, &ch->rows, ch->position, ch->now);
+    }
+
+    ngx_asana_sql_add(&sql, "COMMIT;");
 
     start = ngx_asana_counters_now();
 
@@ -549,102 +544,4 @@ ngx_asana_postgres_change_commit(ngx_asana_postgres_change_t *ch)
 
     return (rc == NGX_AGAIN) ? ngx_asana_pq_fail(ch->pq, NULL, ch->log)
                              : NGX_ERROR;
-}
-
-
-/* those that are too old were never ended: their host has died */
-
-static void
-ngx_asana_postgres_change_calls(ngx_asana_postgres_change_t *ch,
-    ngx_asana_sql_t *sql)
-{
-    ngx_queue_t       *q;
-    ngx_asana_task_t  *task;
-
-    for (q = ngx_queue_head(ch->batch);
-         q != ngx_queue_sentinel(ch->batch);
-         q = ngx_queue_next(q))
-    {
-        task = ngx_queue_data(q, ngx_asana_task_t, queue);
-
-        if (task->change.type == NGX_ASANA_CALL) {
-            ngx_asana_sql_add(sql, "INSERT INTO asana_hook.creates"
-                                   " (zone,call,started) VALUES(");
-            ngx_asana_sql_add_name(sql, &ch->conf->zone);
-            ngx_asana_sql_add(sql, ",");
-            ngx_asana_sql_add_bytes(sql, task->change.id, NGX_ASANA_ID_LEN);
-            ngx_asana_sql_add(sql, ",%T) ON CONFLICT DO NOTHING;", ch->now);
-
-        } else if (task->change.type == NGX_ASANA_CALL_END) {
-            ngx_asana_sql_add(sql, "DELETE FROM asana_hook.creates WHERE"
-                                   " (started<=%T OR call=",
-                              ch->now - NGX_ASANA_POSTGRES_CREATE);
-            ngx_asana_sql_add_bytes(sql, task->change.id, NGX_ASANA_ID_LEN);
-            ngx_asana_sql_add(sql, ") AND zone=");
-            ngx_asana_sql_add_name(sql, &ch->conf->zone);
-            ngx_asana_sql_add(sql, ";");
-        }
-    }
-}
-
-
-static void
-ngx_asana_postgres_change_journal(ngx_asana_postgres_change_t *ch,
-    ngx_asana_sql_t *sql)
-{
-    int64_t               oldest;
-    ngx_uint_t            i, n;
-    ngx_asana_row_set_t  *set;
-
-    ngx_asana_sql_add(sql, "DELETE FROM asana_hook.secrets WHERE zone=");
-    ngx_asana_sql_add_name(sql, &ch->conf->zone);
-    ngx_asana_sql_add(sql, " AND (key,id) IN (SELECT key,id FROM"
-                           " asana_hook.secrets WHERE pending AND created<=%T"
-                           " AND zone=", ch->now - ch->conf->limits.pending);
-    ngx_asana_sql_add_name(sql, &ch->conf->zone);
-    ngx_asana_sql_add(sql, " LIMIT %d);", NGX_ASANA_POSTGRES_EXPIRED);
-
-    ngx_asana_sql_add(sql, "UPDATE asana_hook.zones SET position=%uL"
-                           " WHERE zone=", ch->position);
-    ngx_asana_sql_add_name(sql, &ch->conf->zone);
-
-    ngx_asana_sql_add(sql, ";INSERT INTO asana_hook.journal"
-                           " (zone,position,keys) VALUES(");
-    ngx_asana_sql_add_name(sql, &ch->conf->zone);
-    ngx_asana_sql_add(sql, ",%uL,ARRAY[", ch->position);
-
-    n = 0;
-    set = ch->rows.sets.elts;
-
-    for (i = 0; i < ch->rows.sets.nelts; i++) {
-        if (set[i].changed == 2) {
-            ngx_asana_sql_add(sql, n++ ? "," : "");
-            ngx_asana_sql_add_bytes(sql, set[i].key.data, set[i].key.len);
-        }
-    }
-
-    oldest = (int64_t) ch->position
-             - ((int64_t) NGX_ASANA_POSTGRES_JOURNAL
-                << NGX_ASANA_POSTGRES_RANDOM);
-
-    ngx_asana_sql_add(sql, "]::bytea[]);DELETE FROM asana_hook.journal"
-                           " WHERE position<%L AND zone=", oldest);
-    ngx_asana_sql_add_name(sql, &ch->conf->zone);
-    ngx_asana_sql_add(sql, ";COMMIT;");
-}
-
-
-static uint64_t
-ngx_asana_postgres_change_next(uint64_t position)
-{
-    uint64_t  random;
-
-    /* without luck it is a position all the same */
-
-    random = 0;
-    (void) RAND_bytes((u_char *) &random, sizeof(random));
-
-    return ((position >> NGX_ASANA_POSTGRES_RANDOM) + 1)
-           << NGX_ASANA_POSTGRES_RANDOM
-           | (random & ((1 << NGX_ASANA_POSTGRES_RANDOM) - 1));
 }

@@ -329,6 +329,24 @@ ngx_asana_postgres_look_count(ngx_asana_postgres_look_t *look, PGresult **res)
 }
 
 
+void
+ngx_asana_postgres_look_answer(ngx_asana_postgres_look_t *look,
+    ngx_asana_lookup_t *lookup)
+{
+    ngx_asana_row_set_t  *set;
+
+    lookup->rc = NGX_ERROR;
+    lookup->version = look->version;
+    lookup->position = look->read;
+
+    set = ngx_asana_rows_find(&look->rows, &lookup->key);
+
+    if (look->rc == NGX_OK && set && set->rc == NGX_OK) {
+        lookup->rc = ngx_asana_secrets_append(lookup->secrets, &set->secrets);
+    }
+}
+
+
 ngx_int_t
 ngx_asana_postgres_look_visit(ngx_asana_postgres_look_t *look,
     ngx_asana_listing_t *listing)
@@ -345,6 +363,46 @@ ngx_asana_postgres_look_visit(ngx_asana_postgres_look_t *look,
             rc = listing->visit(listing, &set[i].key, &set[i].secrets);
         }
     }
+
+    return rc;
+}
+
+
+ngx_int_t
+ngx_asana_postgres_look_walk(ngx_asana_pq_t *pq,
+    ngx_asana_backend_conf_t *conf, ngx_asana_listing_t *listing,
+    ngx_log_t *log)
+{
+    ngx_int_t                   rc;
+    ngx_uint_t                  n;
+    ngx_asana_row_set_t        *set;
+    ngx_asana_postgres_look_t   look;
+
+    if (ngx_asana_postgres_look_init(&look, conf, log) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (ngx_asana_postgres_look_list(&look, listing) == NGX_OK) {
+        ngx_asana_postgres_look(pq, &look);
+    }
+
+    rc = ngx_asana_postgres_look_visit(&look, listing);
+
+    set = look.page.sets.elts;
+    n = look.page.sets.nelts;
+
+    if (rc == NGX_OK && n == look.limit) {
+
+        /* the last ones may have been left out */
+
+        listing->after.len = set[n - 1].key.len;
+        ngx_memcpy(listing->after.data, set[n - 1].key.data,
+                   set[n - 1].key.len);
+
+        rc = NGX_DONE;
+    }
+
+    ngx_asana_postgres_look_wipe(&look);
 
     return rc;
 }

@@ -59,11 +59,23 @@ void ngx_asana_postgres_look(ngx_asana_pq_t *pq,
     ngx_asana_postgres_look_t *look);
 
 /*
+ * Gives a look-up what was answered for its key; lookup->rc is NGX_ERROR if it
+ * is not known.
+ */
+void ngx_asana_postgres_look_answer(
+    ngx_asana_postgres_look_t *look, ngx_asana_lookup_t *lookup);
+
+/*
  * Visits what was answered for a page, as list() of a backend does.  A key
  * whose secrets cannot be read was told of, and is left out.
  */
 ngx_int_t ngx_asana_postgres_look_visit(ngx_asana_postgres_look_t *look,
     ngx_asana_listing_t *listing);
+
+/* As walk() of a backend, by this connection. */
+ngx_int_t ngx_asana_postgres_look_walk(ngx_asana_pq_t *pq,
+    ngx_asana_backend_conf_t *conf, ngx_asana_listing_t *listing,
+    ngx_log_t *log);
 
 
 #endif /* _NGX_ASANA_POSTGRES_LOOK_H_INCLUDED_ */

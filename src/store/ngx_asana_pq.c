@@ -10,13 +10,11 @@
  * statements go out as one text of the simple protocol: they need one round
  * trip, and nothing that stays in the session, so that poolers may stand
  * between.
- *
- * libpq does not try the next one of several servers while the first is
- * silent; therefore each attempt begins with another one.
  */
 
 
 #include "ngx_asana_pq.h"
+#include "ngx_asana_uri.h"
 
 #include <poll.h>
 
@@ -32,7 +30,6 @@
 #define NGX_ASANA_PQ_SCHEMA     1
 
 #define NGX_ASANA_PQ_ERROR      256
-#define NGX_ASANA_PQ_PARAMS     64
 
 
 struct ngx_asana_pq_s {
@@ -55,8 +52,6 @@ struct ngx_asana_pq_s {
 
 
 static ngx_int_t ngx_asana_pq_connect(ngx_asana_pq_t *pq, ngx_log_t *log);
-static PGconn *ngx_asana_pq_start(ngx_asana_pq_t *pq);
-static void ngx_asana_pq_rotate(char *list, ngx_uint_t n);
 static ngx_int_t ngx_asana_pq_schema(ngx_asana_pq_t *pq, ngx_log_t *log);
 static ngx_int_t ngx_asana_pq_wait(ngx_asana_pq_t *pq, short events);
 static ngx_int_t ngx_asana_pq_ready(ngx_asana_pq_t *pq);
@@ -64,35 +59,6 @@ static ngx_int_t ngx_asana_pq_collect(ngx_asana_pq_t *pq, PGresult **results,
     ngx_uint_t n);
 static void ngx_asana_pq_notice(void *data, const PGresult *res);
 static void ngx_asana_pq_error(ngx_asana_pq_t *pq, const char *text);
-
-
-const char *
-ngx_asana_pq_check(ngx_asana_backend_conf_t *conf)
-{
-    char              *error;
-    const char        *reason;
-    PQconninfoOption  *options, *o;
-
-    options = PQconninfoParse((char *) conf->state.data, &error);
-
-    if (options == NULL) {
-        PQfreemem(error);
-        return "it is no URI that libpq understands";
-    }
-
-    reason = NULL;
-
-    for (o = options; o->keyword; o++) {
-        if (o->val && *o->dispchar == '*') {
-            reason = "it must not have a password; put that into a file that "
-                     "\"passfile=\" names";
-        }
-    }
-
-    PQconninfoFree(options);
-
-    return reason;
-}
 
 
 ngx_asana_pq_t *
@@ -113,8 +79,10 @@ ngx_asana_pq_create(ngx_asana_backend_conf_t *conf, ngx_log_t *log)
 void
 ngx_asana_pq_destroy(ngx_asana_pq_t *pq)
 {
-    ngx_asana_pq_close(pq);
-    ngx_free(pq);
+    if (pq) {
+        ngx_asana_pq_close(pq);
+        ngx_free(pq);
+    }
 }
 
 
@@ -205,7 +173,7 @@ ngx_asana_pq_connect(ngx_asana_pq_t *pq, ngx_log_t *log)
 
     pq->used = 0;
     pq->state[0] = '\0';
-    pq->conn = ngx_asana_pq_start(pq);
+    pq->conn = ngx_asana_uri_start(pq->conf, pq->attempts);
 
     if (pq->conn == NULL) {
         ngx_asana_pq_error(pq, "no memory, or its URI is not valid");
@@ -235,101 +203,6 @@ ngx_asana_pq_connect(ngx_asana_pq_t *pq, ngx_log_t *log)
     }
 
     return ngx_asana_pq_schema(pq, log);
-}
-
-
-/* what stands in the URI comes later, and counts */
-
-static PGconn *
-ngx_asana_pq_start(ngx_asana_pq_t *pq)
-{
-    char              *error, user[NGX_INT64_LEN + 1];
-    PGconn            *conn;
-    ngx_uint_t         n;
-    PQconninfoOption  *options, *o;
-    const char        *keys[NGX_ASANA_PQ_PARAMS + 1];
-    const char        *values[NGX_ASANA_PQ_PARAMS + 1];
-
-    static const char *defaults[][2] = {
-        { "fallback_application_name", "asana_hook" },
-        { "target_session_attrs", "read-write" },
-        { "keepalives_idle", "10" },
-        { "keepalives_interval", "5" },
-        { "keepalives_count", "3" }
-    };
-
-    options = PQconninfoParse((char *) pq->conf->state.data, &error);
-
-    if (options == NULL) {
-        PQfreemem(error);
-        return NULL;
-    }
-
-    for (n = 0; n < sizeof(defaults) / sizeof(defaults[0]); n++) {
-        keys[n] = defaults[n][0];
-        values[n] = defaults[n][1];
-    }
-
-    (void) ngx_sprintf((u_char *) user, "%M%Z", pq->conf->timeout);
-
-    keys[n] = "tcp_user_timeout";
-    values[n++] = user;
-
-    for (o = options; o->keyword && n < NGX_ASANA_PQ_PARAMS - 1; o++) {
-
-        if (o->val == NULL) {
-            continue;
-        }
-
-        if (ngx_strcmp(o->keyword, "host") == 0
-            || ngx_strcmp(o->keyword, "hostaddr") == 0
-            || ngx_strcmp(o->keyword, "port") == 0)
-        {
-            ngx_asana_pq_rotate(o->val, pq->attempts);
-        }
-
-        keys[n] = o->keyword;
-        values[n++] = o->val;
-    }
-
-    keys[n] = "gssencmode";
-    values[n++] = "disable";
-
-    keys[n] = NULL;
-    values[n] = NULL;
-
-    conn = PQconnectStartParams(keys, values, 0);
-
-    PQconninfoFree(options);
-
-    return conn;
-}
-
-
-/* "a,b,c" becomes "b,c,a", n times */
-
-static void
-ngx_asana_pq_rotate(char *list, ngx_uint_t n)
-{
-    char    *comma, first[NGX_MAXHOSTNAMELEN];
-    size_t   len, rest;
-
-    for (n %= NGX_ASANA_PQ_PARAMS; n; n--) {
-
-        comma = strchr(list, ',');
-
-        if (comma == NULL || comma - list >= (ssize_t) sizeof(first)) {
-            return;
-        }
-
-        len = comma - list;
-        rest = ngx_strlen(comma + 1);
-
-        ngx_memcpy(first, list, len);
-        ngx_memmove(list, comma + 1, rest);
-        list[rest] = ',';
-        ngx_memcpy(list + rest + 1, first, len);
-    }
 }
 
 

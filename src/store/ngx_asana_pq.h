@@ -20,15 +20,11 @@
 typedef struct ngx_asana_pq_s  ngx_asana_pq_t;
 
 
-/*
- * Checks the URI in conf->state, at configuration time; connects to nothing.
- * NULL, or what is wrong with it.
- */
-const char *ngx_asana_pq_check(ngx_asana_backend_conf_t *conf);
-
 /* Returns what is not connected yet, in memory of its own, or NULL. */
 ngx_asana_pq_t *ngx_asana_pq_create(ngx_asana_backend_conf_t *conf,
     ngx_log_t *log);
+
+/* Closes and frees it; NULL is none. */
 void ngx_asana_pq_destroy(ngx_asana_pq_t *pq);
 
 /* Ends the connection, if there is one; does not wait. */

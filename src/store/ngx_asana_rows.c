@@ -146,9 +146,10 @@ ngx_asana_rows_select_page(ngx_asana_rows_t *rows, ngx_asana_sql_t *sql,
 
 void
 ngx_asana_rows_select(ngx_asana_rows_t *rows, ngx_asana_sql_t *sql,
-    u_char *ids, ngx_uint_t n)
+    ngx_asana_change_t **changes, ngx_uint_t n)
 {
     ngx_uint_t            i;
+    ngx_asana_change_t   *change;
     ngx_asana_row_set_t  *set;
 
     ngx_asana_rows_columns(rows, sql);
@@ -164,19 +165,23 @@ ngx_asana_rows_select(ngx_asana_rows_t *rows, ngx_asana_sql_t *sql,
 
     ngx_asana_sql_add(sql, "]::bytea[]");
 
-    if (n) {
+    for (i = 0; i < n; i++) {
+        change = changes[i];
+
         ngx_asana_sql_add(sql, "||ARRAY(SELECT key FROM asana_hook.secrets"
                                " WHERE zone=");
         ngx_asana_sql_add_name(sql, &rows->conf->zone);
-        ngx_asana_sql_add(sql, " AND id IN (");
 
-        for (i = 0; i < n; i++) {
-            ngx_asana_sql_add(sql, i ? "," : "");
-            ngx_asana_sql_add_bytes(sql, ids + i * NGX_ASANA_ID_LEN,
-                                    NGX_ASANA_ID_LEN);
+        if (change->type == NGX_ASANA_CONFIRM) {
+            ngx_asana_sql_add(sql, " AND id=");
+            ngx_asana_sql_add_bytes(sql, change->id, NGX_ASANA_ID_LEN);
+
+        } else {
+            ngx_asana_sql_add(sql, " AND gid<>'' AND gid=");
+            ngx_asana_sql_add_bytes(sql, change->gid, change->gid_len);
         }
 
-        ngx_asana_sql_add(sql, "))");
+        ngx_asana_sql_add(sql, ")");
     }
 
     ngx_asana_sql_add(sql, ") ORDER BY key,created,id;");
@@ -263,7 +268,7 @@ ngx_asana_rows_row(ngx_asana_rows_t *rows, ngx_asana_row_set_t *set,
         }
 
         set->rc = NGX_ERROR;
-        gid_len = 0;
+        gid_len = ngx_max(gid_len, 0);
         secret[0] = 0;
         len = 1;
     }

@@ -60,10 +60,10 @@ ngx_asana_row_set_t *ngx_asana_rows_find(ngx_asana_rows_t *rows,
 
 /*
  * Appends a statement that reads all keys that were added, and those that have
- * a secret with one of these ids[n][NGX_ASANA_ID_LEN].
+ * a secret with the id, or the gid, of one of these n changes.
  */
 void ngx_asana_rows_select(ngx_asana_rows_t *rows, ngx_asana_sql_t *sql,
-    u_char *ids, ngx_uint_t n);
+    ngx_asana_change_t **changes, ngx_uint_t n);
 
 /* The same for the next keys behind one, at most so many. */
 void ngx_asana_rows_select_page(ngx_asana_rows_t *rows, ngx_asana_sql_t *sql,

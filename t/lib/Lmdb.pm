@@ -28,7 +28,8 @@ sub build {
     my $incs = qx(tools/nginx-flags $tree incs);
     chomp $incs;
     my $src = 't/lib/lmdb.c src/ngx_asana_secrets.c src/ngx_asana_policy.c '
-        . 'src/ngx_asana_counters.c '
+        . 'src/ngx_asana_counters.c src/ngx_asana_task.c '
+        . 'src/ngx_asana_health.c '
         . 'src/store/ngx_asana_seal.c '
         . join ' ', glob 'src/store/ngx_asana_lmdb*.c';
     my $said = qx($cc -g -O1 -D_GNU_SOURCE -Wall -Wextra -Werror \\

@@ -29,6 +29,19 @@ sub without {
     return grep { !$gone{$_} } @$all;
 }
 
+# what two have noted of one secret
+
+sub merged {
+    my ($one, $two) = @_;
+    my ($last) = sort { $b->{verified} <=> $a->{verified}
+            || $b->{code} <=> $a->{code} } $one, $two;
+    my ($answered) = sort { $b <=> $a } map { $_->{answered} } $one, $two;
+    my ($failing) = sort { $a <=> $b }
+        grep { $_ > $answered } map { $_->{failing} } $one, $two;
+    return (verified => $last->{verified}, code => $last->{code},
+        answered => $answered, failing => $failing || 0);
+}
+
 # the secret as a confirmed or a pending one from now on
 
 sub with {
@@ -78,13 +91,20 @@ sub model {
         return (@gone ? 'CHANGED' : 'ABSENT', 0, without(\@all, @gone));
     }
 
+    if ($type eq 'forget') {
+        my @gone = grep { $_->{gid} ne '' && $_->{gid} eq $c->{gid} } @all;
+        return (@gone ? 'CHANGED' : 'ABSENT', 0, without(\@all, @gone));
+    }
+
     if ($type eq 'note') {
-        my $at = $c->{verified} < $now ? $c->{verified} : $now;
         return ($ahead ? 'CHANGED' : 'ABSENT', 0, @all)
             if !$named || $named->{pending};
+        my @times  = qw(verified answered failing);
+        my %noted  = map { $_ => $c->{$_} > $now ? $now : $c->{$_} } @times;
+        my %merged = merged($named, {%noted, code => $c->{code}});
         return ($ahead ? 'CHANGED' : 'HELD', 0, @all)
-            if $at <= $named->{verified};
-        @$named{qw(verified serial)} = ($at, 0);
+            if !grep { $merged{$_} != $named->{$_} } @times, 'code';
+        @$named{keys %merged, 'serial'} = (values %merged, 0);
         return ('CHANGED', 0, @all);
     }
 

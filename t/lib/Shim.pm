@@ -14,17 +14,22 @@ use Receiver;
 
 my $source = dirname(__FILE__) . '/shim.c';
 
-# A sanitizer wants to be loaded first: leaves the file out then.
+# A sanitizer wants to be loaded first: 0 then.
 
-sub usable {
-    return unless $ENV{ASANA_HOOK_STATIC};
-    open my $fh, '<', Receiver::binary() or return;
+sub works {
+    return 1 unless $ENV{ASANA_HOOK_STATIC};
+    open my $fh, '<', Receiver::binary() or return 1;
     binmode $fh;
     local $/ = undef;
     my $text = <$fh>;
     close $fh;
-    plan(skip_all => 'LD_PRELOAD and the sanitizers do not mix')
-        if index($text, '__asan_init') >= 0;
+    return index($text, '__asan_init') < 0;
+}
+
+# Leaves the file out if it does not work.
+
+sub usable {
+    plan(skip_all => 'LD_PRELOAD and the sanitizers do not mix') if !works();
     return;
 }
 

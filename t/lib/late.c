@@ -55,6 +55,8 @@ static ngx_int_t late_list(void *backend, ngx_asana_listing_t *listing,
 static void late_listed(ngx_event_t *ev);
 static ngx_int_t late_stat(void *backend, ngx_asana_stat_t *stat,
     ngx_log_t *log);
+static ngx_int_t late_walk(void *backend, ngx_asana_listing_t *listing,
+    ngx_log_t *log);
 
 
 ngx_asana_backend_t  ngx_asana_late = {
@@ -70,7 +72,8 @@ ngx_asana_backend_t  ngx_asana_late = {
     late_change,
     late_adopt,
     late_list,
-    late_stat
+    late_stat,
+    late_walk
 };
 
 
@@ -307,4 +310,14 @@ late_stat(void *backend, ngx_asana_stat_t *stat, ngx_log_t *log)
     late_t *late = backend;
 
     return ngx_asana_lmdb.stat(late->data, stat, log);
+}
+
+
+static ngx_int_t
+late_walk(void *backend, ngx_asana_listing_t *listing, ngx_log_t *log)
+{
+    late_t *late = backend;
+
+    return late_file(late, "unknown")
+           ? NGX_ERROR : ngx_asana_lmdb.walk(late->data, listing, log);
 }

@@ -369,6 +369,12 @@ driver_change(char **w)
         c->type = NGX_ASANA_RESEAL;
         key = "";
 
+    } else if (strcmp(w[0], "forget") == 0) {
+        c->type = NGX_ASANA_FORGET;
+        c->gid_len = (u_char) strlen(key);
+        memcpy(c->gid, key, c->gid_len);
+        key = "";
+
     } else if (strcmp(w[0], "revoke") == 0) {
         c->type = NGX_ASANA_REVOKE;
         c->all = (w[2][0] == '*');
@@ -455,12 +461,13 @@ driver_stat(void)
 /* each secret of a value stands where it belongs, and nothing else does */
 
 static void
-driver_check_value(MDB_txn *txn, MDB_dbi *age, MDB_dbi by_id, MDB_val *key,
-    MDB_val *val, size_t *n, ngx_asana_seal_usage_t *usage)
+driver_check_value(MDB_txn *txn, MDB_dbi *age, MDB_dbi by_id, MDB_dbi by_gid,
+    MDB_val *key, MDB_val *val, size_t *n, ngx_asana_seal_usage_t *usage)
 {
     u_char                name[8 + 8 + NGX_ASANA_MAX_KEY], serial[8];
     MDB_val               k, v;
     ngx_int_t             rc;
+    MDB_cursor           *cursor;
     ngx_uint_t            i, j, which;
     ngx_asana_secret_t   *s;
     ngx_asana_secrets_t   secrets;
@@ -501,6 +508,15 @@ driver_check_value(MDB_txn *txn, MDB_dbi *age, MDB_dbi by_id, MDB_val *key,
         driver_must(mdb_get(txn, by_id, &v, &k) == 0);
         driver_must(k.mv_size == 0);
 
+        if (s->gid_len) {
+            k.mv_size = s->gid_len;
+            k.mv_data = s->gid;
+            driver_must(mdb_cursor_open(txn, by_gid, &cursor) == 0);
+            driver_must(mdb_cursor_get(cursor, &k, &v, MDB_GET_BOTH) == 0);
+            mdb_cursor_close(cursor);
+            n[3]++;
+        }
+
         s = ngx_asana_secret_next(s);
     }
 
@@ -512,8 +528,8 @@ static void
 driver_check(void)
 {
     int          err;
-    size_t       n[3] = { 0, 0, 0 };
-    MDB_dbi      age[3], by_id, hooks;
+    size_t       n[4] = { 0, 0, 0, 0 };
+    MDB_dbi      age[3], by_gid, by_id, hooks;
     MDB_env     *env;
     MDB_txn     *txn;
     MDB_val      key, val;
@@ -544,11 +560,12 @@ driver_check(void)
     }
 
     driver_must(mdb_dbi_open(txn, "secrets_by_id", 0, &by_id) == 0);
+    driver_must(mdb_dbi_open(txn, "secrets_by_gid", 0, &by_gid) == 0);
     driver_must(mdb_dbi_open(txn, "hooks", 0, &hooks) == 0);
     driver_must(mdb_cursor_open(txn, hooks, &cursor) == 0);
 
     while ((err = mdb_cursor_get(cursor, &key, &val, MDB_NEXT)) == 0) {
-        driver_check_value(txn, age, by_id, &key, &val, n, &usage);
+        driver_check_value(txn, age, by_id, by_gid, &key, &val, n, &usage);
     }
 
     driver_must(err == MDB_NOTFOUND);
@@ -560,6 +577,9 @@ driver_check(void)
 
     driver_must(mdb_stat(txn, by_id, &stat) == 0);
     driver_must(stat.ms_entries == n[0] + n[1] + n[2]);
+
+    driver_must(mdb_stat(txn, by_gid, &stat) == 0);
+    driver_must(stat.ms_entries == n[3]);
 
     mdb_cursor_close(cursor);
 

@@ -263,7 +263,7 @@ driver_change(char *tag, ngx_asana_change_e type, char *line)
     key.data = (u_char *) "";
     key.len = 0;
 
-    if (type != NGX_ASANA_CONFIRM) {
+    if (!ngx_asana_task_keyless(type)) {
         key.data = (u_char *) driver_word(&line);
         key.len = strlen((char *) key.data);
     }
@@ -278,7 +278,7 @@ driver_change(char *tag, ngx_asana_change_e type, char *line)
         check(ngx_asana_policy_enroll(&key, &task->change.enroll) == NGX_OK);
     }
 
-    secret = driver_word(&line);
+    secret = (type == NGX_ASANA_FORGET) ? (char *) "" : driver_word(&line);
     gid = driver_word(&line);
 
     task->change.verified = ngx_time();
@@ -463,13 +463,13 @@ driver_command(char *line)
     ngx_asana_zone_usage_t   usage;
 
     static const char       *types[] = {
-        "handshake", "put", "confirm", "revoke", "note", "reseal"
+        "handshake", "put", "confirm", "revoke", "note", "forget", "reseal"
     };
 
     tag = driver_word(&line);
     word = driver_word(&line);
 
-    for (i = 0; i < 6; i++) {
+    for (i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
         if (strcmp(word, types[i]) == 0) {
             driver_change(tag, i, line);
             return;

@@ -14,6 +14,9 @@
  *     check TEXT
  *     enroll WORD
  *     reason NUMBER
+ *     note NOW CODE SUCCESS SECRET
+ *     merge SECRET SECRET
+ *     health NOW SECRET ...
  *
  * "nomem" before "decide" lets each allocation fail.  A secret is
  *
@@ -21,7 +24,7 @@
  *
  * and a change
  *
- *     type:enroll:creating:all:verified:id:gid:secret
+ *     type:enroll:creating:all:verified:answered:failing:code:id:gid:secret
  *
  * with the id in hex; what is not visible is printed as %xx.  What is freed
  * must have been overwritten, and blocks are as large as they need to be, so
@@ -29,6 +32,7 @@
  */
 
 
+#include "ngx_asana_health.h"
 #include "ngx_asana_policy.h"
 #include "ngx_asana_secrets.h"
 
@@ -313,6 +317,9 @@ units_decide(void)
     change.creating = units_number(":");
     change.all = units_number(":");
     change.verified = units_number(":");
+    change.answered = units_number(":");
+    change.failing = units_number(":");
+    change.code = units_number(":");
 
     units_hex(change.id, units_word(":"));
 
@@ -422,6 +429,77 @@ units_decode(void)
 }
 
 
+/* what an answer makes of a secret, what two hosts that noted it have */
+
+static void
+units_note(void)
+{
+    time_t                now;
+    u_char               *buf;
+    uint16_t              code;
+    ngx_uint_t            success;
+    ngx_asana_secrets_t   secrets;
+
+    now = units_number(" ");
+    code = units_number(" ");
+    success = units_number(" ");
+
+    buf = units_read(&secrets);
+
+    ngx_asana_health_note(ngx_asana_secrets_first(&secrets), code, success,
+                          now);
+    units_print(&secrets);
+
+    free(buf);
+}
+
+
+static void
+units_merge(void)
+{
+    u_char               *buf;
+    ngx_asana_secret_t   *s;
+    ngx_asana_secrets_t   secrets;
+
+    buf = units_read(&secrets);
+
+    s = ngx_asana_secrets_first(&secrets);
+
+    printf("%d", (int) ngx_asana_health_merge(s, ngx_asana_secret_next(s)));
+    units_print(&secrets);
+
+    free(buf);
+}
+
+
+/* of each of them, and the worst */
+
+static void
+units_health(void)
+{
+    time_t                now;
+    u_char               *buf;
+    ngx_uint_t            i;
+    ngx_asana_secret_t   *s;
+    ngx_asana_secrets_t   secrets;
+
+    now = units_number(" ");
+    buf = units_read(&secrets);
+
+    s = ngx_asana_secrets_first(&secrets);
+
+    for (i = 0; i < secrets.n; i++) {
+        printf("%s ", ngx_asana_health_names[ngx_asana_health(s, now)].data);
+        s = ngx_asana_secret_next(s);
+    }
+
+    printf("%s\n",
+           ngx_asana_health_names[ngx_asana_health_worst(&secrets, now)].data);
+
+    free(buf);
+}
+
+
 static void
 units_enroll(void)
 {
@@ -472,6 +550,15 @@ main(void)
 
         } else if (strcmp(command, "enroll") == 0) {
             units_enroll();
+
+        } else if (strcmp(command, "note") == 0) {
+            units_note();
+
+        } else if (strcmp(command, "health") == 0) {
+            units_health();
+
+        } else if (strcmp(command, "merge") == 0) {
+            units_merge();
 
         } else if (strcmp(command, "check") == 0) {
             command = units_word("\n");
