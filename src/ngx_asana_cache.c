@@ -93,6 +93,7 @@ ngx_asana_cache_get(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
 
         if (entry == NULL
             || entry->secrets.n == 0
+            || entry->version == 0
             || (version && entry->version != version))
         {
             ngx_shmtx_unlock(&cache->shpool->mutex);
