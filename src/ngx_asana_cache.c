@@ -97,6 +97,7 @@ ngx_asana_cache_get(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
 
         if (entry == NULL
             || entry->secrets.n == 0
+            || entry->version == 0
             || (version && !ngx_asana_cache_good(cache, entry, version)))
         {
             ngx_shmtx_unlock(&cache->shpool->mutex);

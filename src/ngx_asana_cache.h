@@ -75,7 +75,8 @@ void ngx_asana_cache_moved(ngx_asana_cache_t *cache, uint64_t version);
 
 /*
  * Forgets the key, unless its entry was read at this position or later; NULL:
- * all such entries count as old, but keep their counts.
+ * all such entries are of no use until they are read anew, but keep their
+ * counts.
  */
 void ngx_asana_cache_forget(ngx_asana_cache_t *cache, ngx_str_t *key,
     uint64_t position);

@@ -172,6 +172,7 @@ ngx_asana_zone_close(ngx_asana_zone_t *zone)
 ngx_int_t
 ngx_asana_zone_find(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
 {
+    uint64_t   version;
     ngx_int_t  rc;
 
     lookup->forgets = ngx_asana_cache_forgets(zone->sh->cache);
@@ -180,10 +181,19 @@ ngx_asana_zone_find(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
 
         /* while the store cannot be read, what the cache knows must do */
 
-        rc = ngx_asana_cache_get(zone->sh->cache, lookup,
-                                 ngx_asana_store_version(zone->store));
+        version = ngx_asana_store_version(zone->store);
+
+        rc = ngx_asana_cache_get(zone->sh->cache, lookup, version);
 
         if (rc == NGX_OK) {
+
+            if (version == 0) {
+
+                /* or nobody would hear of what others revoke meanwhile */
+
+                ngx_asana_store_prepare(zone->store);
+            }
+
 
             if (ngx_asana_secrets_settle(lookup->secrets, ngx_time(),
                                          zone->conf->limits.pending))

@@ -104,5 +104,19 @@ for my $round (1 .. 20) {
     is deliver($one, $uri), 403, 'an own commit does not hide that';
 }
 
+# one that cannot read the store, and is asked for nothing but what it holds
+
+my $data = "$one->{dir}/state/data.mdb";
+is $one->handshake('/held', $secret)->{status}, 200, 'a handshake: /held';
+is deliver($one, '/held'), 200, 'it verifies';
+chmod 0, $data or die $!;
+ok $one->reload, 'new workers, which may not open the store';
+is deliver($one, '/held'), 200, 'know it from the zone';
+chmod 0600, $data or die $!;
+is $two->call('DELETE', '/api/hooks?key=localhost/held')->{status}, 204,
+    'the other one revokes it';
+ok wait_for(sub { deliver($one, '/held') == 403 }, 10),
+    'they open the store as soon as they may';
+
 $_->end for $one, $two;
 done_testing;

@@ -240,6 +240,17 @@ create('/both/1?p=confirm', $first, '"23"');
 is verifies("/both/$_", $first), 200, "under key $_" for 1, 2;
 is destroy(23)->{status}, 200, 'it is deleted';
 is verifies("/both/$_", $first), 403, "revoked under key $_" for 1, 2;
+my $third = secret();
+$t->handshake("/both/$_?p=confirm", $third) for 1, 2;
+create('/both/1?p=confirm', $third, '"28"');
+is verifies("/both/$_", $third), 200, "another one under key $_" for 1, 2;
+is destroy(28)->{status}, 200, 'it is deleted';
+chmod 0, "$t->{dir}/state/data.mdb" or die $!;
+ok $t->reload, 'a store that cannot be read from now on';
+is verifies("/both/$_", $third), 503, "not known under key $_" for 1, 2;
+chmod 0600, "$t->{dir}/state/data.mdb" or die $!;
+ok wait_for(sub { verifies('/both/1', $third) == 403 }),
+    'revoked, when it can be read';
 is destroy(24)->{status}, 200, 'one that is not known';
 ok wait_for(sub { $t->slurp('gid') =~ /DELETE \S+ 200 \[UNMATCHED\] \[24\]/ }),
     'UNMATCHED';
