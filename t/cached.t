@@ -118,5 +118,18 @@ is $two->call('DELETE', '/api/hooks?key=localhost/held')->{status}, 204,
 ok wait_for(sub { deliver($one, '/held') == 403 }, 10),
     'they open the store as soon as they may';
 
-$_->end for $one, $two;
+# one that a handshake for another key pushes out is not held any more
+
+my $small = Receiver->new(
+    zone     => 'max_size=1m',
+    location => 'asana_hook_enroll confirm;',
+    server   => 'location /api { asana_hook_api hooks; }'
+)->app->run;
+is $small->handshake("/pending/$_", $secret)->{status}, 200, "pending: $_"
+    for 1, 1 .. 65;
+is $small->handshake('/pending/1', $secret)->{status}, 200, 'the first again';
+like $small->call('GET', '/api/hooks?limit=100')->{body},
+    qr{"localhost/pending/1"}, 'it is in the store';
+
+$_->end for $one, $two, $small;
 done_testing;
