@@ -194,7 +194,6 @@ ngx_asana_zone_find(ngx_asana_zone_t *zone, ngx_asana_lookup_t *lookup)
                 ngx_asana_store_prepare(zone->store);
             }
 
-
             if (ngx_asana_secrets_settle(lookup->secrets, ngx_time(),
                                          zone->conf->limits.pending))
             {
