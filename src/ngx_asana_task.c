@@ -20,10 +20,10 @@ ngx_asana_task_create(ngx_asana_change_e type, ngx_str_t *key,
 
     task->change.type = type;
 
-    task->key.len = key->len;
     task->key.data = task->buf;
 
-    if (key->len) {
+    if (key && key->len) {
+        task->key.len = key->len;
         ngx_memcpy(task->buf, key->data, key->len);
     }
 

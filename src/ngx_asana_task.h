@@ -48,8 +48,9 @@ struct ngx_asana_task_s {
 
 
 /*
- * Returns a task of this type, with a copy of the key (at most MAX_KEY bytes),
- * or NULL if there is no memory.  It belongs to the caller until it is posted.
+ * Returns a task of this type, with a copy of the key (at most MAX_KEY bytes;
+ * NULL: it has none), or NULL if there is no memory.  It belongs to the caller
+ * until it is posted.
  */
 ngx_asana_task_t *ngx_asana_task_create(ngx_asana_change_e type,
     ngx_str_t *key, ngx_log_t *log);

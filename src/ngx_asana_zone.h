@@ -77,8 +77,8 @@ ngx_int_t ngx_asana_zone_stat(ngx_asana_zone_t *zone, ngx_asana_stat_t *stat);
  * changed.  Returns 1 if it has begun to fail or has ceased to, as
  * secret->failing tells.
  */
-ngx_uint_t ngx_asana_zone_note(ngx_asana_zone_t *zone, ngx_str_t *key, uint32_t hash,
-    ngx_asana_secret_t *secret, ngx_asana_answer_e answer);
+ngx_uint_t ngx_asana_zone_note(ngx_asana_zone_t *zone, ngx_str_t *key,
+    uint32_t hash, ngx_asana_secret_t *secret, ngx_asana_answer_e answer);
 
 /* The counters of all workers, in the zone. */
 ngx_asana_counters_t *ngx_asana_zone_counters(ngx_asana_zone_t *zone);

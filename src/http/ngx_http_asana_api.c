@@ -557,7 +557,6 @@ static ngx_int_t
 ngx_http_asana_api_reseal(ngx_http_request_t *r,
     ngx_http_asana_zone_conf_t *azcf, ngx_http_asana_args_t *args)
 {
-    ngx_str_t              none;
     ngx_asana_task_t      *task;
     ngx_http_asana_ctx_t  *ctx;
 
@@ -573,9 +572,7 @@ ngx_http_asana_api_reseal(ngx_http_request_t *r,
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    ngx_str_set(&none, "");
-
-    task = ngx_asana_task_create(NGX_ASANA_RESEAL, &none, r->connection->log);
+    task = ngx_asana_task_create(NGX_ASANA_RESEAL, NULL, r->connection->log);
     if (task == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }

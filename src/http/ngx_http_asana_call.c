@@ -66,12 +66,9 @@ ngx_http_asana_call_begin(ngx_http_asana_call_t *call)
 static ngx_asana_task_t *
 ngx_http_asana_call_task(ngx_http_asana_call_t *call, ngx_asana_change_e type)
 {
-    ngx_str_t          key;
     ngx_asana_task_t  *task;
 
-    ngx_str_set(&key, "");
-
-    task = ngx_asana_task_create(type, &key, ngx_cycle->log);
+    task = ngx_asana_task_create(type, NULL, ngx_cycle->log);
 
     if (task) {
         ngx_memcpy(task->change.id, call->id, NGX_ASANA_ID_LEN);

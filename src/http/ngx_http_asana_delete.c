@@ -58,15 +58,12 @@ ngx_http_asana_delete(ngx_http_asana_hold_t *hold, ngx_str_t *gid)
 static ngx_int_t
 ngx_http_asana_delete_forget(ngx_http_asana_hold_t *hold)
 {
-    ngx_str_t              key;
     ngx_asana_task_t      *task;
     ngx_http_asana_ctx_t  *ctx;
 
     ctx = hold->ctx;
 
-    ngx_str_set(&key, "");
-
-    task = ngx_asana_task_create(NGX_ASANA_FORGET, &key,
+    task = ngx_asana_task_create(NGX_ASANA_FORGET, NULL,
                                  ctx->r->connection->log);
     if (task == NULL) {
         return ngx_http_asana_delete_outcome(ctx, NGX_ASANA_FAILED);

@@ -191,12 +191,9 @@ ngx_http_asana_gateway_webhook(ngx_http_asana_hold_t *hold)
 static ngx_asana_task_t *
 ngx_http_asana_gateway_task(ngx_http_asana_ctx_t *ctx, ngx_str_t *secret)
 {
-    ngx_str_t          key;
     ngx_asana_task_t  *task;
 
-    ngx_str_set(&key, "");
-
-    task = ngx_asana_task_create(NGX_ASANA_CONFIRM, &key,
+    task = ngx_asana_task_create(NGX_ASANA_CONFIRM, NULL,
                                  ctx->r->connection->log);
     if (task == NULL) {
         return NULL;

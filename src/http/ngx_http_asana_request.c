@@ -162,8 +162,8 @@ ngx_http_asana_request_turned(ngx_http_asana_ctx_t *ctx, ngx_uint_t status)
     if (ctx->verified.failing) {
         ngx_log_error(ahcf->log_level, ctx->r->connection->log, 0,
                       "asana_hook: the webhook of key \"%s%V\" in zone \"%V\" "
-                      "fails: Asana got %ui, and deletes it if that goes on for "
-                      "24 hours", ref, &name, &ctx->azcf->name, status);
+                      "fails: Asana got %ui, and deletes it if that goes on "
+                      "for 24 hours", ref, &name, &ctx->azcf->name, status);
 
     } else {
         ngx_log_error(NGX_LOG_NOTICE, ctx->r->connection->log, 0,

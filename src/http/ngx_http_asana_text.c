@@ -143,7 +143,8 @@ ngx_http_asana_text_hook(ngx_http_asana_text_t *out,
 
         ngx_http_asana_text(out, "%s{\"id\":\"", i ? "," : "");
         ngx_http_asana_text_hex(out, s->id, NGX_ASANA_ID_LEN);
-        ngx_http_asana_text(out, "\",\"state\":\"%s\",\"health\":\"%V\",", state,
+        ngx_http_asana_text(out, "\",\"state\":\"%s\",\"health\":\"%V\",",
+                            state,
                             &ngx_asana_health_names[ngx_asana_health(s, now)]);
         ngx_http_asana_text_time(out, "created", s->created);
         ngx_http_asana_text_time(out, "verified", s->verified);

@@ -14,10 +14,6 @@
 #include "ngx_asana_lmdb_gid.h"
 
 
-static ngx_uint_t ngx_asana_lmdb_gid_entry(MDB_val *key, ngx_asana_secret_t *s,
-    ngx_asana_secret_t *other, MDB_val *gid, MDB_val *entry);
-
-
 int
 ngx_asana_lmdb_gid_open(MDB_txn *txn, unsigned int flags, MDB_dbi *dbi)
 {
@@ -34,68 +30,33 @@ ngx_asana_lmdb_gid_open(MDB_txn *txn, unsigned int flags, MDB_dbi *dbi)
 
 
 int
-ngx_asana_lmdb_gid_remove(MDB_txn *txn, MDB_dbi dbi, MDB_val *key,
-    ngx_asana_secret_t *s, ngx_asana_secret_t *other)
+ngx_asana_lmdb_gid_index(MDB_txn *txn, MDB_dbi dbi, MDB_val *key,
+    ngx_asana_secret_t *s, ngx_asana_secret_t *other, ngx_uint_t add)
 {
     int      err;
-    u_char   buf[NGX_ASANA_ID_LEN + NGX_ASANA_MAX_KEY];
+    u_char  *p, buf[NGX_ASANA_ID_LEN + NGX_ASANA_MAX_KEY];
     MDB_val  entry, gid;
-
-    entry.mv_data = buf;
-
-    if (!ngx_asana_lmdb_gid_entry(key, s, other, &gid, &entry)) {
-        return 0;
-    }
-
-    err = mdb_del(txn, dbi, &gid, &entry);
-
-    return (err == MDB_NOTFOUND) ? 0 : err;
-}
-
-
-int
-ngx_asana_lmdb_gid_add(MDB_txn *txn, MDB_dbi dbi, MDB_val *key,
-    ngx_asana_secret_t *s, ngx_asana_secret_t *other)
-{
-    int      err;
-    u_char   buf[NGX_ASANA_ID_LEN + NGX_ASANA_MAX_KEY];
-    MDB_val  entry, gid;
-
-    entry.mv_data = buf;
-
-    if (!ngx_asana_lmdb_gid_entry(key, s, other, &gid, &entry)) {
-        return 0;
-    }
-
-    err = mdb_put(txn, dbi, &gid, &entry, MDB_NODUPDATA);
-
-    return (err == MDB_KEYEXIST) ? 0 : err;
-}
-
-
-/* 0: nothing is to be done */
-
-static ngx_uint_t
-ngx_asana_lmdb_gid_entry(MDB_val *key, ngx_asana_secret_t *s,
-    ngx_asana_secret_t *other, MDB_val *gid, MDB_val *entry)
-{
-    u_char  *p;
 
     if (s->gid_len == 0
-        || (other && ngx_asana_same(other->gid, other->gid_len, s->gid, s->gid_len)))
+        || (other && ngx_asana_same(other->gid, other->gid_len,
+                                    s->gid, s->gid_len)))
     {
         return 0;
     }
 
-    gid->mv_size = s->gid_len;
-    gid->mv_data = s->gid;
+    gid.mv_size = s->gid_len;
+    gid.mv_data = s->gid;
 
-    p = ngx_cpymem(entry->mv_data, s->id, NGX_ASANA_ID_LEN);
-    ngx_memcpy(p, key->mv_data, key->mv_size);
+    p = ngx_cpymem(buf, s->id, NGX_ASANA_ID_LEN);
+    p = ngx_cpymem(p, key->mv_data, key->mv_size);
 
-    entry->mv_size = NGX_ASANA_ID_LEN + key->mv_size;
+    entry.mv_size = p - buf;
+    entry.mv_data = buf;
 
-    return 1;
+    err = add ? mdb_put(txn, dbi, &gid, &entry, MDB_NODUPDATA)
+              : mdb_del(txn, dbi, &gid, &entry);
+
+    return (err == MDB_KEYEXIST || err == MDB_NOTFOUND) ? 0 : err;
 }
 
 

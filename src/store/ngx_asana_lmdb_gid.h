@@ -25,13 +25,11 @@
 int ngx_asana_lmdb_gid_open(MDB_txn *txn, unsigned int flags, MDB_dbi *dbi);
 
 /*
- * Removes the secret of the key, and adds it, if it has a gid and "other", what
- * it becomes or was (or NULL), has another one.
+ * Adds the secret of the key, or removes it, if it has a gid and "other", what
+ * it was or becomes (or NULL), has another one.
  */
-int ngx_asana_lmdb_gid_remove(MDB_txn *txn, MDB_dbi dbi, MDB_val *key,
-    ngx_asana_secret_t *s, ngx_asana_secret_t *other);
-int ngx_asana_lmdb_gid_add(MDB_txn *txn, MDB_dbi dbi, MDB_val *key,
-    ngx_asana_secret_t *s, ngx_asana_secret_t *other);
+int ngx_asana_lmdb_gid_index(MDB_txn *txn, MDB_dbi dbi, MDB_val *key,
+    ngx_asana_secret_t *s, ngx_asana_secret_t *other, ngx_uint_t add);
 
 /*
  * Sets the entry, an id and a key in a buffer with room for MAX_KEY bytes

@@ -104,8 +104,8 @@ ngx_asana_lmdb_records_put(ngx_asana_lmdb_records_t *recs, MDB_val *key,
         }
 
         if (err == 0) {
-            err = ngx_asana_lmdb_gid_remove(recs->txn, recs->dbs.by_gid, key,
-                                            s, other);
+            err = ngx_asana_lmdb_gid_index(recs->txn, recs->dbs.by_gid, key,
+                                           s, other, 0);
         }
 
         s = ngx_asana_secret_next(s);
@@ -126,8 +126,8 @@ ngx_asana_lmdb_records_put(ngx_asana_lmdb_records_t *recs, MDB_val *key,
         }
 
         if (err == 0) {
-            err = ngx_asana_lmdb_gid_add(recs->txn, recs->dbs.by_gid, key, s,
-                                         other);
+            err = ngx_asana_lmdb_gid_index(recs->txn, recs->dbs.by_gid, key,
+                                           s, other, 1);
         }
 
         s = ngx_asana_secret_next(s);

@@ -13,9 +13,9 @@
 
 /*
  * What is in the databases.  All of these return 0, or an error of LMDB or the
- * system, if nothing else is said.  MDB_NOTFOUND is an answer.  NGX_DECLINED says that a key or a value
- * is not what this module writes, NGX_ABORT that one of the secrets cannot be
- * opened: see ngx_asana_lmdb_value_decode().
+ * system, if nothing else is said.  MDB_NOTFOUND is an answer.  NGX_DECLINED
+ * says that a key or a value is not what this module writes, NGX_ABORT that one
+ * of the secrets cannot be opened: see ngx_asana_lmdb_value_decode().
  */
 
 /* Appends the secrets of the key; ENOMEM if there is no memory. */

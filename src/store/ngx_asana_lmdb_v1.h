@@ -20,7 +20,8 @@ int ngx_asana_lmdb_v1_keys(ngx_asana_lmdb_records_t *recs, uint64_t *keys);
 
 /*
  * Turns a store of format 1 into one of format 2, or 3 if the zone has
- * encryption keys, all in the transaction.  Until it is committed, and after an abort, nothing has changed.
+ * encryption keys, all in the transaction.  Until it is committed, and after an
+ * abort, nothing has changed.
  */
 int ngx_asana_lmdb_v1_convert(ngx_asana_lmdb_records_t *recs);
 

@@ -100,7 +100,7 @@ sub walk {
         $seen{ $state->{name} } = 1;
     }
     ok !@wrong, "$name: each failure has its answer" or diag join "\n", @wrong;
-    ok $n > ($opt{least} || 5) && $n < 300, 'and at last all is well'
+    ok $n > ($opt{least} || 3) && $n < 300, 'and at last all is well'
         or diag "$n calls";
     note "$name: ", $n - 1, ' calls of ', join ' ', sort keys %seen;
     return;

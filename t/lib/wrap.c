@@ -267,6 +267,8 @@ test_ngx_slab_alloc_locked(ngx_slab_pool_t *pool, size_t size)
 
 WRAP(void *, ngx_palloc, (ngx_pool_t *pool, size_t size), (pool, size), NULL)
 WRAP(void *, ngx_pnalloc, (ngx_pool_t *pool, size_t size), (pool, size), NULL)
+WRAP(u_char *, ngx_pstrdup, (ngx_pool_t *pool, ngx_str_t *src), (pool, src),
+     NULL)
 WRAP(void *, ngx_pcalloc, (ngx_pool_t *pool, size_t size), (pool, size), NULL)
 WRAP(void *, ngx_list_push, (ngx_list_t *list), (list), NULL)
 WRAP(void *, ngx_array_push, (ngx_array_t *a), (a), NULL)
