@@ -91,9 +91,12 @@ is join(' ', @{ $info->{store} }{qw(keys secrets pending commits)}),
     '0 0 0 0', 'an empty store';
 is join(' ', sort keys %{ $info->{store} }),
     'commits conflicts failures keys kind lookups max_size pending queries '
-        . 'secrets size writable',
+        . 'readable secrets size writable',
     'members of the store';
 is $info->{store}{max_size}, 256 * 1048576, 'max_size';
+is join(' ', sort keys %{ $info->{gateway} }),
+    'confirmed error refused revoked unmatched unreadable', 'of the gateway';
+ok $info->{store}{readable}, 'a store that can be read';
 is join(' ', sort keys %{ $info->{handshakes} }),
     'aborted error handshake malformed refused', 'words of handshakes';
 like join(' ', sort keys %{ $info->{deliveries} }),

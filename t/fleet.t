@@ -365,6 +365,11 @@ for (1 .. 40) {
 @times = sort { $a <=> $b } @times;
 cmp_ok $times[38], '<', 0.2, 'frozen: others go on';
 is status($one->handshake('/frozen', secret())), 503, 'a handshake: 503';
+ok wait_for(sub {
+    $one->call('GET', '/api/')->{body} =~ /"readable":false,/
+        && $one->call('GET', '/api/metrics')->{body}
+            =~ /^asana_hook_store_readable\{zone="hooks"\} 0$/m
+}, 10), 'the API and the metrics tell that it cannot be read';
 $pg->thaw;
 ok wait_for(sub { $one->handshake('/thaw', $known)->{status} == 200 }, 20),
     'and goes on';

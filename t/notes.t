@@ -39,4 +39,20 @@ unlike $t->slurp('error.log'), qr/changes wait already/, 'nobody was sent away';
 $disk->set;
 $t->end;
 
+# nginx is stopped while a note is under way, and others wait for it
+
+$t = Receiver->new(server => 'location /api { asana_hook_api hooks; }');
+$disk = Shim->new($t);
+$t->app->run;
+is $t->handshake("/a/$_", $secret)->{status}, 200, "a handshake: $_" for 1 .. 4;
+$disk->set(delay_ms => 300);
+is $t->deliver("/a/$_", $secret, $body)->{status}, 200, "a delivery: $_"
+    for 1 .. 4;
+$t->stop;
+$disk->set;
+$t->start;
+like $t->call('GET', "/api/hooks?key=localhost/a/$_")->{body},
+    qr/"answered":"20/, "is stored: $_" for 1 .. 4;
+$t->end;
+
 done_testing;

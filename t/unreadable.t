@@ -32,11 +32,18 @@ deliver();
 chmod 0, $data or die $!;
 ok $one->reload, 'new workers, which may not open the store';
 is deliver(), 200, 'know it from the zone';
+like $one->call('GET', '/api/metrics')->{body},
+    qr/^asana_hook_store_readable\{zone="hooks"\} 0$/m, 'the metrics tell';
+like $one->call('GET', '/api/')->{body}, qr/"store":null/, 'and the API';
 chmod 0600, $data or die $!;
 is $two->call('DELETE', '/api/hooks?key=localhost/held')->{status}, 204,
     'another nginx revokes it';
 ok wait_for(sub { deliver() == 403 }, 10),
     'they open the store as soon as they may';
+ok wait_for(sub {
+    $one->call('GET', '/api/metrics')->{body}
+        =~ /^asana_hook_store_readable\{zone="hooks"\} 1$/m
+}), 'which the metrics tell';
 
 $_->end for $one, $two;
 done_testing;

@@ -118,7 +118,8 @@ ngx_http_asana_metrics_json(ngx_http_asana_text_t *out,
                             "\"size\":%uL,\"max_size\":%uz,"
                             "\"commits\":%uL,\"lookups\":%uA,"
                             "\"queries\":%uL,\"conflicts\":%uA,"
-                            "\"failures\":%uA,\"writable\":%s",
+                            "\"failures\":%uA,\"readable\":%s,"
+                            "\"writable\":%s",
                             ngx_asana_zone_backend(azcf->zone),
                             stat.keys, stat.secrets, stat.pending,
                             stat.used, azcf->store.max_size,
@@ -126,6 +127,7 @@ ngx_http_asana_metrics_json(ngx_http_asana_text_t *out,
                             counters->lookups,
                             ngx_asana_counters_total(&counters->queries),
                             counters->conflicts, counters->failures,
+                            stat.readable ? "true" : "false",
                             stat.writable ? "true" : "false");
         ngx_http_asana_text_keys(out, &stat.usage);
         ngx_http_asana_text(out, "},");

@@ -36,6 +36,9 @@ ngx_http_asana_text_counters(ngx_http_asana_text_t *out,
     ngx_http_asana_text(out, ",");
     ngx_http_asana_text_row(out, counters, NGX_ASANA_COUNT_DRY_RUNS);
 
+    ngx_http_asana_text(out, "},\"gateway\":{");
+    ngx_http_asana_text_row(out, counters, NGX_ASANA_COUNT_GATEWAY);
+
     ngx_http_asana_text(out, "},\"answers\":{");
 
     for (i = 0; i < NGX_ASANA_ANSWERS; i++) {
