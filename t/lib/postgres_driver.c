@@ -281,7 +281,7 @@ driver_change(char *tag, ngx_asana_change_e type, char *line)
     secret = (type == NGX_ASANA_FORGET) ? (char *) "" : driver_word(&line);
     gid = driver_word(&line);
 
-    task->change.verified = ngx_time();
+    task->change.verified = 1;      /* noted twice, it is the same note */
     task->change.all = (*secret == '\0');
     task->change.secret_len = strlen(secret);
     memcpy(task->change.secret, secret, task->change.secret_len);
