@@ -14,11 +14,14 @@
 #include "ngx_asana_task.h"
 
 
-/* between the store and what it is kept in, a kind of those in src/store/ */
-
-/* in the main thread: the key was changed at a position; NULL: any may be */
+/*
+ * Between the store and what it is kept in, a kind of those in src/store/.  In
+ * the main thread it is told that the key was changed at a position (NULL: any
+ * may be), and that done() has told of all changes of a version.
+ */
 typedef void (*ngx_asana_forget_pt)(void *data, ngx_str_t *key,
     uint64_t position);
+typedef void (*ngx_asana_moved_pt)(void *data, uint64_t version);
 
 
 typedef struct {
@@ -35,8 +38,8 @@ typedef struct {
     void                   *data;       /* of it */
     ngx_atomic_t           *shared;     /* [NGX_ASANA_SHARED], or NULL */
 
-    /* in the main thread, for each task, before its handler */
-    ngx_asana_task_pt       done;
+    ngx_asana_task_pt       done;       /* for each task, before its handler */
+    ngx_asana_moved_pt      moved;
 } ngx_asana_backend_conf_t;
 
 
@@ -59,21 +62,17 @@ typedef struct {
 
 typedef struct {
     const char             *name;
-
     /* 1: version() tells of each commit of anybody, find() is never late */
     ngx_uint_t              exact;
 
     /* at configuration time: what is wrong with conf->state, or NULL */
     const char           *(*check)(ngx_asana_backend_conf_t *conf);
-
     /* opens nothing; NULL: no memory */
     void                 *(*create)(ngx_asana_backend_conf_t *conf,
                                     ngx_log_t *log);
 
-    /* before the event loop starts: NGX_ERROR is logged, and is no end */
+    /* before the event loop starts, NGX_ERROR is logged; after the thread */
     ngx_int_t             (*open)(void *backend, ngx_log_t *log);
-
-    /* after the thread has ended */
     void                  (*close)(void *backend);
 
     /* a number that each commit changes, or conf->forget() tells; 0: unknown */
@@ -100,14 +99,15 @@ typedef struct {
 
     /*
      * After "change", before handlers are called: takes over what the thread
-     * has prepared.  NGX_AGAIN: the batch is to be changed once more.
+     * has prepared.  NGX_AGAIN: the batch is to be changed once more.  Sets
+     * the version of its commit, or 0 if other keys were changed as well.
      */
-    ngx_int_t             (*adopt)(void *backend, ngx_log_t *log);
+    ngx_int_t             (*adopt)(void *backend, uint64_t *version,
+                                   ngx_log_t *log);
 
     /* visits the keys behind "after"; as find(), NGX_DONE as visit says */
     ngx_int_t             (*list)(void *backend, ngx_asana_listing_t *listing,
                                   ngx_log_t *log);
-
     ngx_int_t             (*stat)(void *backend, ngx_asana_stat_t *stat,
                                   ngx_log_t *log);
 

@@ -37,11 +37,15 @@ struct ngx_asana_cache_s {
     ngx_rbtree_t           rbtree;
     ngx_rbtree_node_t      sentinel;
     ngx_queue_t            queue;      /* least recently used last */
+    uint64_t               since;      /* all changes from here */
+    uint64_t               known;      /* to here are */
     ngx_uint_t             entries;    /* both are */
     ngx_atomic_t           forgets;    /* read without the mutex */
 };
 
 
+static ngx_uint_t ngx_asana_cache_good(ngx_asana_cache_t *cache,
+    ngx_asana_cache_entry_t *entry, uint64_t version);
 static ngx_asana_cache_entry_t *ngx_asana_cache_alloc(
     ngx_asana_cache_t *cache, ngx_str_t *key, uint32_t hash, size_t size);
 static ngx_asana_cache_entry_t *ngx_asana_cache_lookup(
@@ -94,7 +98,7 @@ ngx_asana_cache_get(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
         if (entry == NULL
             || entry->secrets.n == 0
             || entry->version == 0
-            || (version && entry->version != version))
+            || (version && !ngx_asana_cache_good(cache, entry, version)))
         {
             ngx_shmtx_unlock(&cache->shpool->mutex);
             return NGX_DECLINED;
@@ -116,7 +120,7 @@ ngx_asana_cache_get(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
     ngx_memcpy(secrets->start, entry->secrets.start, size);
     secrets->size = size;
     secrets->n = entry->secrets.n;
-    lookup->version = entry->version;
+    lookup->version = version ? version : entry->version;
 
     ngx_queue_remove(&entry->queue);
     ngx_queue_insert_head(&cache->queue, &entry->queue);
@@ -124,6 +128,15 @@ ngx_asana_cache_get(ngx_asana_cache_t *cache, ngx_asana_lookup_t *lookup,
     ngx_shmtx_unlock(&cache->shpool->mutex);
 
     return NGX_OK;
+}
+
+
+static ngx_uint_t
+ngx_asana_cache_good(ngx_asana_cache_t *cache, ngx_asana_cache_entry_t *entry,
+    uint64_t version)
+{
+    return entry->version == version
+           || (version == cache->known && entry->version >= cache->since);
 }
 
 
@@ -276,7 +289,7 @@ ngx_asana_cache_merge(ngx_asana_cache_t *cache, ngx_str_t *key,
     ngx_shmtx_lock(&cache->shpool->mutex);
 
     entry = ngx_asana_cache_lookup(cache, key,
-                                   ngx_hash_key(key->data, key->len));
+                                   ngx_murmur_hash2(key->data, key->len));
     if (entry) {
         ngx_asana_cache_add(&entry->secrets, secrets);
     }
@@ -435,12 +448,27 @@ ngx_asana_cache_forgive(ngx_asana_cache_t *cache, ngx_str_t *key, u_char *id,
 
     ngx_shmtx_lock(&cache->shpool->mutex);
 
-    s = ngx_asana_cache_secret(cache, key, ngx_hash_key(key->data, key->len),
+    s = ngx_asana_cache_secret(cache, key, ngx_murmur_hash2(key->data, key->len),
                                id);
 
     if (s && s->stored >= verified) {
         s->stored = verified - interval + interval / 60;
     }
+
+    ngx_shmtx_unlock(&cache->shpool->mutex);
+}
+
+
+void
+ngx_asana_cache_moved(ngx_asana_cache_t *cache, uint64_t version)
+{
+    ngx_shmtx_lock(&cache->shpool->mutex);
+
+    if (version != cache->known + 1) {
+        cache->since = version;
+    }
+
+    cache->known = version;
 
     ngx_shmtx_unlock(&cache->shpool->mutex);
 }
@@ -459,7 +487,7 @@ ngx_asana_cache_forget(ngx_asana_cache_t *cache, ngx_str_t *key,
 
     if (key) {
         entry = ngx_asana_cache_lookup(cache, key,
-                                       ngx_hash_key(key->data, key->len));
+                                       ngx_murmur_hash2(key->data, key->len));
         if (entry && entry->position < position) {
             ngx_asana_cache_drop(cache, entry);
         }

@@ -13,7 +13,7 @@
 
 /*
  * The secrets of keys in shared memory.  Where the mutex of the slab pool is
- * taken, it is for a few pointer writes.  A hash is that of ngx_hash_key()
+ * taken, it is for a few pointer writes.  A hash is that of ngx_murmur_hash2()
  * over the key.
  */
 
@@ -65,6 +65,13 @@ ngx_uint_t ngx_asana_cache_note(ngx_asana_cache_t *cache, ngx_str_t *key,
 /* The store did not take that time: it is to know in 1/60 of the interval. */
 void ngx_asana_cache_forgive(ngx_asana_cache_t *cache, ngx_str_t *key,
     u_char *id, time_t verified, time_t interval);
+
+/*
+ * The keys that the commit of this version changed were forgotten.  Entries
+ * stay good over commits of which all are told so, one after the other; after
+ * one that somebody else made they are to be read anew.
+ */
+void ngx_asana_cache_moved(ngx_asana_cache_t *cache, uint64_t version);
 
 /*
  * Forgets the key, unless its entry was read at this position or later; NULL:

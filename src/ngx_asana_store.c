@@ -396,10 +396,15 @@ ngx_asana_store_complete(void *data)
 {
     ngx_asana_store_t *store = data;
 
+    uint64_t           version;
     ngx_queue_t        done, *q;
     ngx_asana_task_t  *task;
 
-    if (store->backend->adopt(store->data, ngx_cycle->log) == NGX_AGAIN) {
+    version = 0;
+
+    if (store->backend->adopt(store->data, &version, ngx_cycle->log)
+        == NGX_AGAIN)
+    {
         (void) ngx_asana_store_run(store);
         return;
     }
@@ -423,6 +428,10 @@ ngx_asana_store_complete(void *data)
 
         task = ngx_queue_data(q, ngx_asana_task_t, queue);
         ngx_asana_store_drop(store, task);
+    }
+
+    if (version) {
+        store->conf->moved(store->conf->data, version);
     }
 
     ngx_asana_store_set_timer(store);

@@ -57,6 +57,7 @@ static void ngx_asana_zone_done(ngx_asana_task_t *task,
     ngx_asana_outcome_e outcome);
 static void ngx_asana_zone_forget(void *data, ngx_str_t *key,
     uint64_t position);
+static void ngx_asana_zone_committed(void *data, uint64_t version);
 
 
 ngx_asana_zone_t *
@@ -75,6 +76,7 @@ ngx_asana_zone_create(ngx_pool_t *pool, ngx_asana_backend_t *backend,
 
     conf->forget = ngx_asana_zone_forget;
     conf->done = ngx_asana_zone_done;
+    conf->moved = ngx_asana_zone_committed;
     conf->data = zone;
 
     return zone;
@@ -492,6 +494,15 @@ ngx_asana_zone_forget(void *data, ngx_str_t *key, uint64_t position)
     ngx_asana_zone_t *zone = data;
 
     ngx_asana_cache_forget(zone->sh->cache, key, position);
+}
+
+
+static void
+ngx_asana_zone_committed(void *data, uint64_t version)
+{
+    ngx_asana_zone_t *zone = data;
+
+    ngx_asana_cache_moved(zone->sh->cache, version);
 }
 
 

@@ -46,7 +46,8 @@ static ngx_int_t ngx_asana_lmdb_open(void *backend, ngx_log_t *log);
 static void ngx_asana_lmdb_close(void *backend);
 static void ngx_asana_lmdb_change(void *backend, ngx_queue_t *batch,
     ngx_log_t *log);
-static ngx_int_t ngx_asana_lmdb_adopt(void *backend, ngx_log_t *log);
+static ngx_int_t ngx_asana_lmdb_adopt(void *backend, uint64_t *version,
+    ngx_log_t *log);
 static ngx_int_t ngx_asana_lmdb_walk(void *backend,
     ngx_asana_listing_t *listing, ngx_log_t *log);
 
@@ -260,7 +261,7 @@ ngx_asana_lmdb_walk(void *backend, ngx_asana_listing_t *listing,
 
 
 static ngx_int_t
-ngx_asana_lmdb_adopt(void *backend, ngx_log_t *log)
+ngx_asana_lmdb_adopt(void *backend, uint64_t *version, ngx_log_t *log)
 {
     ngx_asana_lmdb_env_t *e = backend;
 
@@ -269,6 +270,9 @@ ngx_asana_lmdb_adopt(void *backend, ngx_log_t *log)
 
     next = e->next;
     e->next = NGX_ASANA_LMDB_REST;
+
+    *version = e->version;
+    e->version = 0;
 
     if (e->opened || e->taken) {
 

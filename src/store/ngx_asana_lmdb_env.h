@@ -58,6 +58,7 @@ typedef struct {
     /* of the thread, until "adopt" */
 
     ngx_asana_lmdb_next_e      next;
+    uint64_t                   version;     /* of a commit of known keys */
     ngx_uint_t                 opened;
     ngx_uint_t                 given_up;    /* the batch is to fail */
     time_t                     tried;       /* to write again */

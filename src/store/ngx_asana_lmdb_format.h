@@ -60,6 +60,7 @@ typedef struct {
     time_t                     now;
     uint64_t                   serial;      /* the last one given */
     ngx_uint_t                 dirty;       /* something was written */
+    ngx_uint_t                 others;      /* of keys that no task names */
     ngx_uint_t                 converted;   /* from another format */
 } ngx_asana_lmdb_records_t;
 

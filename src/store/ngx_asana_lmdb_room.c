@@ -248,6 +248,7 @@ ngx_asana_lmdb_room_secret(ngx_asana_lmdb_records_t *recs,
             s->created = ngx_min(s->created, recs->now);
             s->verified = ngx_min(s->verified, recs->now);
             s->serial = 0;
+            recs->others = 1;
 
             err = ngx_asana_lmdb_records_put(recs, key, &old, &secrets);
 
@@ -257,6 +258,7 @@ ngx_asana_lmdb_room_secret(ngx_asana_lmdb_records_t *recs,
         } else {
             ngx_asana_secrets_remove(&secrets, s);
             (*dropped)++;
+            recs->others = 1;
 
             err = ngx_asana_lmdb_records_put(recs, key, &old, &secrets);
         }

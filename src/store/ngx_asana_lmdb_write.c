@@ -285,12 +285,13 @@ static int
 ngx_asana_lmdb_write_commit(ngx_asana_lmdb_write_t *w)
 {
     int                    err;
-    uint64_t               start;
+    uint64_t               start, version;
     ngx_asana_lmdb_env_t  *e;
 
     e = w->e;
 
     start = ngx_asana_counters_now();
+    version = e->salt + mdb_txn_id(w->recs.txn);
 
     err = mdb_txn_commit(w->recs.txn);
 
@@ -299,6 +300,11 @@ ngx_asana_lmdb_write_commit(ngx_asana_lmdb_write_t *w)
     }
 
     e->dbs = w->recs.dbs;
+
+    /* a commit of nothing has no number */
+
+    e->version = (w->recs.dirty && !w->recs.others && !w->recs.converted)
+                 ? version : 0;
 
     if (w->recs.converted && w->recs.seal) {
         ngx_log_error(NGX_LOG_WARN, w->log, 0,

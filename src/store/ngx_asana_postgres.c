@@ -73,7 +73,8 @@ static ngx_int_t ngx_asana_postgres_find(void *backend,
 static void ngx_asana_postgres_cancel(void *backend, ngx_queue_t *q);
 static void ngx_asana_postgres_change_handler(void *backend,
     ngx_queue_t *batch, ngx_log_t *log);
-static ngx_int_t ngx_asana_postgres_adopt(void *backend, ngx_log_t *log);
+static ngx_int_t ngx_asana_postgres_adopt(void *backend, uint64_t *version,
+    ngx_log_t *log);
 static ngx_int_t ngx_asana_postgres_list(void *backend,
     ngx_asana_listing_t *listing, ngx_log_t *log);
 static ngx_int_t ngx_asana_postgres_stat(void *backend,
@@ -317,7 +318,7 @@ ngx_asana_postgres_change_handler(void *backend, ngx_queue_t *batch,
 
 
 static ngx_int_t
-ngx_asana_postgres_adopt(void *backend, ngx_log_t *log)
+ngx_asana_postgres_adopt(void *backend, uint64_t *version, ngx_log_t *log)
 {
     ngx_asana_postgres_t *pg = backend;
 

@@ -49,7 +49,7 @@ static void late_answer(ngx_event_t *ev);
 static ngx_int_t late_read(late_t *late, ngx_asana_lookup_t *lookup);
 static ngx_uint_t late_file(late_t *late, const char *name);
 static void late_change(void *backend, ngx_queue_t *batch, ngx_log_t *log);
-static ngx_int_t late_adopt(void *backend, ngx_log_t *log);
+static ngx_int_t late_adopt(void *backend, uint64_t *version, ngx_log_t *log);
 static ngx_int_t late_list(void *backend, ngx_asana_listing_t *listing,
     ngx_log_t *log);
 static void late_listed(ngx_event_t *ev);
@@ -254,11 +254,11 @@ late_change(void *backend, ngx_queue_t *batch, ngx_log_t *log)
 
 
 static ngx_int_t
-late_adopt(void *backend, ngx_log_t *log)
+late_adopt(void *backend, uint64_t *version, ngx_log_t *log)
 {
     late_t *late = backend;
 
-    return ngx_asana_lmdb.adopt(late->data, log);
+    return ngx_asana_lmdb.adopt(late->data, version, log);
 }
 
 

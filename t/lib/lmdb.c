@@ -298,6 +298,7 @@ driver_visit(ngx_asana_listing_t *listing, ngx_str_t *key,
 static void
 driver_run(void)
 {
+    uint64_t           version;
     ngx_uint_t         n;
     ngx_queue_t       *q;
     ngx_asana_task_t  *task;
@@ -307,7 +308,8 @@ driver_run(void)
     do {
         ngx_asana_lmdb.change(driver_backend, &driver_batch, &driver_log);
         driver_must(n++ < 100);
-    } while (ngx_asana_lmdb.adopt(driver_backend, &driver_log) == NGX_AGAIN);
+    } while (ngx_asana_lmdb.adopt(driver_backend, &version, &driver_log)
+             == NGX_AGAIN);
 
     if (ngx_queue_empty(&driver_batch)) {
         printf("prepared");

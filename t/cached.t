@@ -1,0 +1,108 @@
+# Tests for what the zone holds over commits: a key that nobody has changed
+# is not looked up again, and one that somebody else has changed is.
+
+use strict;
+use warnings;
+
+use lib 't/lib';
+
+use JSON::PP qw(decode_json);
+use Test::More;
+
+use Receiver qw(wait_for);
+
+my $body   = '{"events":[{"action":"changed"}]}';
+my $secret = 'a-secret-of-printable-text-0123456789';
+my $n      = 0;
+
+my @option = (server => 'location /api { asana_hook_api hooks write=on; }');
+my $one    = Receiver->new(@option, workers => 2);
+my $two    = Receiver->new(@option);
+
+# Two instances on one store.
+
+$one->app->run;
+$two->app->run($two->conf =~ s{state=\S+}{state=$one->{dir}/state}r);
+
+sub store { return decode_json($_[0]->call('GET', '/api/')->{body})->{store} }
+
+# Deliveries note their time, which is one commit more.
+
+sub quiet {
+    my ($commits, $same) = (-1, 0);
+    wait_for(sub {
+        my $now = store($one)->{commits} + store($two)->{commits};
+        $same = $now == $commits ? $same + 1 : 0;
+        $commits = $now;
+        return $same > 10;
+    });
+    return;
+}
+
+sub deliver {
+    my ($t, $uri) = @_;
+    return $t->deliver($uri, $secret, $body)->{status};
+}
+
+# How many look-ups a delivery to each of the keys needs.
+
+sub looked {
+    my ($t, @uris) = @_;
+    my $before = store($t)->{lookups};
+    is deliver($t, $_), 200, "a delivery to $_" for @uris;
+    return store($t)->{lookups} - $before;
+}
+
+sub enrolls {
+    my ($t) = @_;
+    my $uri = '/new/' . $n++;
+    is $t->handshake($uri, $secret)->{status}, 200, "a handshake: $uri";
+    return;
+}
+
+my @known = map {"/known/$_"} 1 .. 20;
+is $one->handshake($_, $secret)->{status}, 200, "a handshake: $_" for @known;
+for (1 .. 3) {
+    deliver($one, $_) for @known;
+    quiet();
+}
+
+# commits of its own
+
+is looked($one, @known), 0, 'what was read stays';
+enrolls($one) for 1 .. 5;
+quiet();
+is looked($one, @known), 0, 'also while other keys are changed';
+is $one->call('DELETE', '/api/hooks?key=localhost/known/1')->{status}, 204,
+    'one is revoked';
+is deliver($one, '/known/1'), 403, 'and gone';
+shift @known;
+quiet();
+cmp_ok looked($one, @known), '<=', 1, 'the others stay';
+
+# commits of somebody else: all is read anew, once
+
+is $two->call('DELETE', '/api/hooks?key=localhost/known/2')->{status}, 204,
+    'another instance revokes one';
+is deliver($one, '/known/2'), 403, 'it is gone here as well';
+shift @known;
+is looked($one, @known), scalar @known, 'all of them are looked up';
+quiet();
+
+# one that is followed by a commit of its own
+
+looked($one, @known);
+quiet();
+for my $round (1 .. 20) {
+    my $uri = '/shared/' . $round;
+    is $one->handshake($uri, $secret)->{status}, 200, "a handshake: $uri";
+    deliver($one, $uri) for 1 .. 2;
+    quiet() if $round % 5 == 0;
+    is $two->call('DELETE', "/api/hooks?key=localhost$uri")->{status}, 204,
+        'the other one revokes it';
+    enrolls($one);
+    is deliver($one, $uri), 403, 'an own commit does not hide that';
+}
+
+$_->end for $one, $two;
+done_testing;
