@@ -222,6 +222,14 @@ ngx_http_asana_hook_variable(ngx_http_request_t *r,
 
     default: /* NGX_HTTP_ASANA_HOOK_VAR_SECRET_ID */
 
+        if (ctx->word == NGX_HTTP_ASANA_VERIFIED
+            || ctx->word == NGX_HTTP_ASANA_HEARTBEAT)
+        {
+            /* most configurations never ask */
+
+            ngx_http_asana_request_identify(ctx, ctx->verified.id);
+        }
+
         if (ctx->identified) {
             value.len = sizeof(ctx->id);
             value.data = ctx->id;
@@ -550,11 +558,6 @@ ngx_http_asana_hook_init(ngx_conf_t *cf)
     zones = amcf->zones.elts;
 
     for (i = 0; i < amcf->zones.nelts; i++) {
-        zones[i]->hmac = ngx_asana_hmac_create(cf->pool, cf->log);
-        if (zones[i]->hmac == NULL) {
-            return NGX_ERROR;
-        }
-
         gateway |= zones[i]->gateway;
 
         if (zones[i]->awaited && !zones[i]->gateway) {

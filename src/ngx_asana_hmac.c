@@ -6,9 +6,14 @@
 
 #include "ngx_asana_hmac.h"
 
-#include <openssl/core_names.h>
-#include <openssl/crypto.h>
-#include <openssl/evp.h>
+/*
+ * EVP_MAC takes 2,200 instructions for an HMAC, and HMAC_Init_ex() 8,100, most
+ * of them for memory: the hash itself is called, of which all versions of
+ * OpenSSL and its relatives have this interface.
+ */
+
+#define OPENSSL_SUPPRESS_DEPRECATED
+#include <openssl/sha.h>
 
 
 #define NGX_ASANA_HMAC_READ_SIZE  32768
@@ -16,8 +21,11 @@
 /* bytes that are hashed while the next ones are fetched */
 #define NGX_ASANA_HMAC_BLOCK      1024
 
-/* secrets whose HMAC keys are kept ready: by the first byte of their id */
-#define NGX_ASANA_HMAC_KEYS       256
+#define NGX_ASANA_HMAC_EVENT      "{\"events\":[{"
+
+/* RFC 2104 */
+#define NGX_ASANA_HMAC_IPAD       0x36
+#define NGX_ASANA_HMAC_OPAD       0x5c
 
 
 #if (__GNUC__)
@@ -27,32 +35,13 @@
 #endif
 
 
-typedef struct {
-    EVP_MAC_CTX           *ctx;
-    size_t                 len;       /* of the secret; 0: it is not ready */
-    u_char                 secret[NGX_ASANA_MAX_SECRET];
-} ngx_asana_hmac_key_t;
-
-
-struct ngx_asana_hmac_s {
-    EVP_MAC               *mac;
-    uint64_t               version;
-    time_t                 forgot;
-    ngx_asana_hmac_key_t   keys[NGX_ASANA_HMAC_KEYS];
-};
-
-
 /* NGX_OK: go on, NGX_DONE: enough was seen, NGX_ERROR */
 
 typedef ngx_int_t (*ngx_asana_hmac_piece_pt)(void *data, u_char *p,
     size_t len);
 
 
-static EVP_MAC_CTX *ngx_asana_hmac_start(ngx_asana_hmac_t *hmac,
-    ngx_asana_secret_t *s);
-static EVP_MAC_CTX *ngx_asana_hmac_ctx(ngx_asana_hmac_t *hmac);
-static void ngx_asana_hmac_forget(ngx_asana_hmac_t *hmac);
-static void ngx_asana_hmac_cleanup(void *data);
+static void ngx_asana_hmac_digest(u_char *p, size_t len, u_char *digest);
 static ngx_int_t ngx_asana_hmac_walk(ngx_chain_t *body, ngx_pool_t *pool,
     ngx_asana_hmac_piece_pt piece, void *data);
 static ngx_int_t ngx_asana_hmac_walk_file(ngx_buf_t *b, ngx_pool_t *pool,
@@ -66,168 +55,54 @@ static ngx_int_t ngx_asana_hmac_scan_piece(void *data, u_char *p, size_t len);
 static u_char  ngx_asana_hmac_empty[] = " { \"events\" : [ ] } ";
 
 
-ngx_asana_hmac_t *
-ngx_asana_hmac_create(ngx_pool_t *pool, ngx_log_t *log)
-{
-    ngx_asana_hmac_t    *hmac;
-    ngx_pool_cleanup_t  *cln;
-
-    cln = ngx_pool_cleanup_add(pool, sizeof(ngx_asana_hmac_t));
-    if (cln == NULL) {
-        return NULL;
-    }
-
-    hmac = cln->data;
-    ngx_memzero(hmac, sizeof(ngx_asana_hmac_t));
-
-    cln->handler = ngx_asana_hmac_cleanup;
-
-    hmac->mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
-
-    if (hmac->mac) {
-        hmac->keys[0].ctx = ngx_asana_hmac_ctx(hmac);
-    }
-
-    if (hmac->keys[0].ctx == NULL) {
-        ngx_log_error(NGX_LOG_CRIT, log, 0,
-                      "asana_hook: OpenSSL has no HMAC-SHA256");
-        return NULL;
-    }
-
-    return hmac;
-}
-
-
-static void
-ngx_asana_hmac_cleanup(void *data)
-{
-    ngx_asana_hmac_t  *hmac = data;
-
-    ngx_asana_hmac_forget(hmac);
-
-    EVP_MAC_free(hmac->mac);
-}
-
-
 ngx_int_t
-ngx_asana_hmac(ngx_asana_hmac_t *hmac, ngx_asana_secret_t *s,
-    uint64_t version, ngx_chain_t *body, ngx_pool_t *pool, u_char *mac)
+ngx_asana_hmac(ngx_asana_secret_t *s, ngx_chain_t *body, ngx_pool_t *pool,
+    u_char *mac)
 {
-    size_t        size;
-    EVP_MAC_CTX  *ctx;
+    u_char       key[SHA256_CBLOCK], inner[SHA256_CBLOCK];
+    u_char       outer[SHA256_CBLOCK + SHA256_DIGEST_LENGTH];
+    ngx_int_t    rc;
+    ngx_uint_t   i;
+    SHA256_CTX   sha;
 
-    /* one of them may have been revoked; not at each of many handshakes */
+    ngx_memzero(key, SHA256_CBLOCK);
 
-    if (hmac->version != version && hmac->forgot != ngx_time()) {
-        ngx_asana_hmac_forget(hmac);
-        hmac->version = version;
-        hmac->forgot = ngx_time();
+    if (s->len > SHA256_CBLOCK) {
+        ngx_asana_hmac_digest(s->data, s->len, key);
+
+    } else {
+        ngx_memcpy(key, s->data, s->len);
     }
 
-    ctx = ngx_asana_hmac_start(hmac, s);
-
-    if (ctx == NULL
-        || ngx_asana_hmac_walk(body, pool, ngx_asana_hmac_piece, ctx) != NGX_OK
-        || !EVP_MAC_final(ctx, mac, &size, NGX_ASANA_MAC_LEN)
-        || size != NGX_ASANA_MAC_LEN)
-    {
-        ngx_log_error(NGX_LOG_CRIT, pool->log, 0,
-                      "asana_hook: computing the HMAC of the body failed");
-        return NGX_ERROR;
+    for (i = 0; i < SHA256_CBLOCK; i++) {
+        inner[i] = key[i] ^ NGX_ASANA_HMAC_IPAD;
+        outer[i] = key[i] ^ NGX_ASANA_HMAC_OPAD;
     }
 
-    return NGX_OK;
-}
+    (void) SHA256_Init(&sha);
+    (void) SHA256_Update(&sha, inner, SHA256_CBLOCK);
 
+    rc = ngx_asana_hmac_walk(body, pool, ngx_asana_hmac_piece, &sha);
 
-/*
- * To derive the key anew for each body would cost a quarter of the SHA-256 of
- * a small one.
- */
+    (void) SHA256_Final(outer + SHA256_CBLOCK, &sha);
 
-static EVP_MAC_CTX *
-ngx_asana_hmac_start(ngx_asana_hmac_t *hmac, ngx_asana_secret_t *s)
-{
-    ngx_asana_hmac_key_t  *key;
+    (void) SHA256_Init(&sha);
+    (void) SHA256_Update(&sha, outer, sizeof(outer));
+    (void) SHA256_Final(mac, &sha);
 
-    key = &hmac->keys[s->id[0]];
+    ngx_explicit_memzero(key, sizeof(key));
+    ngx_explicit_memzero(inner, sizeof(inner));
+    ngx_explicit_memzero(outer, sizeof(outer));
+    ngx_explicit_memzero(&sha, sizeof(sha));
 
-    if (key->len
-        && key->len == s->len
-        && ngx_memcmp(key->secret, s->data, s->len) == 0)
-    {
-        return EVP_MAC_init(key->ctx, NULL, 0, NULL) ? key->ctx : NULL;
-    }
-
-    key->len = 0;
-
-    if (key->ctx == NULL) {
-        key->ctx = ngx_asana_hmac_ctx(hmac);
-        if (key->ctx == NULL) {
-            return NULL;
-        }
-    }
-
-    if (!EVP_MAC_init(key->ctx, s->data, s->len, NULL)) {
-        return NULL;
-    }
-
-    /* before 3.0.3 a context cannot be started again with the key it has */
-
-    if (OpenSSL_version_num() >= 0x30000030L) {
-        ngx_memcpy(key->secret, s->data, s->len);
-        key->len = s->len;
-    }
-
-    return key->ctx;
-}
-
-
-static EVP_MAC_CTX *
-ngx_asana_hmac_ctx(ngx_asana_hmac_t *hmac)
-{
-    OSSL_PARAM    params[2];
-    EVP_MAC_CTX  *ctx;
-
-    ctx = EVP_MAC_CTX_new(hmac->mac);
-    if (ctx == NULL) {
-        return NULL;
-    }
-
-    params[0] = OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST,
-                                                 (char *) "SHA256", 0);
-    params[1] = OSSL_PARAM_construct_end();
-
-    if (!EVP_MAC_CTX_set_params(ctx, params)) {
-        EVP_MAC_CTX_free(ctx);
-        return NULL;
-    }
-
-    return ctx;
-}
-
-
-static void
-ngx_asana_hmac_forget(ngx_asana_hmac_t *hmac)
-{
-    ngx_uint_t             i;
-    ngx_asana_hmac_key_t  *key;
-
-    for (i = 0; i < NGX_ASANA_HMAC_KEYS; i++) {
-        key = &hmac->keys[i];
-
-        if (key->ctx) {
-            EVP_MAC_CTX_free(key->ctx);
-            ngx_explicit_memzero(key, sizeof(ngx_asana_hmac_key_t));
-        }
-    }
+    return rc;
 }
 
 
 static ngx_int_t
 ngx_asana_hmac_piece(void *data, u_char *p, size_t len)
 {
-    EVP_MAC_CTX *ctx = data;
+    SHA256_CTX *sha = data;
 
     size_t      n;
     ngx_uint_t  i;
@@ -245,9 +120,7 @@ ngx_asana_hmac_piece(void *data, u_char *p, size_t len)
             ngx_asana_hmac_prefetch(p + i);
         }
 
-        if (!EVP_MAC_update(ctx, p, n)) {
-            return NGX_ERROR;
-        }
+        (void) SHA256_Update(sha, p, n);
     }
 
     return NGX_OK;
@@ -329,35 +202,74 @@ ngx_asana_hmac_walk_file(ngx_buf_t *b, ngx_pool_t *pool,
 }
 
 
-ngx_int_t
+void
 ngx_asana_hmac_id(u_char *secret, size_t len, u_char *id)
 {
-    u_char        digest[EVP_MAX_MD_SIZE];
-    unsigned int  size;
+    u_char  digest[SHA256_DIGEST_LENGTH];
 
-    if (!EVP_Digest(secret, len, digest, &size, EVP_sha256(), NULL)) {
-        return NGX_ERROR;
-    }
+    ngx_asana_hmac_digest(secret, len, digest);
 
     ngx_memcpy(id, digest, NGX_ASANA_ID_LEN);
-    ngx_explicit_memzero(digest, EVP_MAX_MD_SIZE);
-
-    return NGX_OK;
+    ngx_explicit_memzero(digest, SHA256_DIGEST_LENGTH);
 }
 
 
-/*
- * The value of a character that is a hex digit: ngx_hextoi() for each byte,
- * called through the table of the dynamic linker, would cost twice that.
- */
+static void
+ngx_asana_hmac_digest(u_char *p, size_t len, u_char *digest)
+{
+    SHA256_CTX  sha;
 
-#define ngx_asana_hmac_hex(ch)  (((ch) & 0xf) + 9 * ((ch) >> 6))
+    (void) SHA256_Init(&sha);
+    (void) SHA256_Update(&sha, p, len);
+    (void) SHA256_Final(digest, &sha);
+
+    ngx_explicit_memzero(&sha, sizeof(SHA256_CTX));
+}
+
+
+/* the values of hex digits; 0x100 for all that is none */
+
+static uint16_t  ngx_asana_hmac_hex[256] = {
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+        0,     1,     2,     3,     4,     5,     6,     7,
+        8,     9, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100,    10,    11,    12,    13,    14,    15, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100,    10,    11,    12,    13,    14,    15, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+    0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100
+};
 
 
 ngx_int_t
 ngx_asana_hmac_parse(ngx_str_t *value, u_char *mac)
 {
-    u_char      *p, bad;
+    u_char      *p;
+    uint32_t     byte, bad;
     ngx_uint_t   i;
 
     if (value->len != 2 * NGX_ASANA_MAC_LEN) {
@@ -367,28 +279,56 @@ ngx_asana_hmac_parse(ngx_str_t *value, u_char *mac)
     bad = 0;
     p = value->data;
 
-    for (i = 0; i < 2 * NGX_ASANA_MAC_LEN; i++) {
-        bad |= ((u_char) (p[i] - '0') > 9)
-               & ((u_char) ((p[i] | 0x20) - 'a') > 5);
-    }
-
-    if (bad) {
-        return NGX_DECLINED;
-    }
-
     for (i = 0; i < NGX_ASANA_MAC_LEN; i++) {
-        mac[i] = (u_char) (ngx_asana_hmac_hex(p[2 * i]) << 4
-                           | ngx_asana_hmac_hex(p[2 * i + 1]));
+        byte = (uint32_t) ngx_asana_hmac_hex[p[2 * i]] << 4
+               | ngx_asana_hmac_hex[p[2 * i + 1]];
+
+        bad |= byte;
+        mac[i] = (u_char) byte;
     }
 
-    return NGX_OK;
+    return (bad > 0xff) ? NGX_DECLINED : NGX_OK;
+}
+
+
+ngx_uint_t
+ngx_asana_hmac_equal(u_char *one, u_char *two)
+{
+    uint64_t    a[NGX_ASANA_MAC_LEN / 8], b[NGX_ASANA_MAC_LEN / 8], diff;
+    ngx_uint_t  i;
+
+    ngx_memcpy(a, one, NGX_ASANA_MAC_LEN);
+    ngx_memcpy(b, two, NGX_ASANA_MAC_LEN);
+
+    diff = 0;
+
+    for (i = 0; i < NGX_ASANA_MAC_LEN / 8; i++) {
+        diff |= a[i] ^ b[i];
+    }
+
+    return diff == 0;
 }
 
 
 ngx_int_t
 ngx_asana_hmac_heartbeat(ngx_chain_t *body, ngx_pool_t *pool)
 {
-    u_char  *want;
+    u_char     *want;
+    ngx_buf_t  *b;
+
+    /* events begin like this, and are most of what comes */
+
+    b = body ? body->buf : NULL;
+
+    if (b
+        && ngx_buf_in_memory(b)
+        && b->last - b->pos >= (ssize_t) sizeof(NGX_ASANA_HMAC_EVENT) - 1
+        && ngx_memcmp(b->pos, NGX_ASANA_HMAC_EVENT,
+                      sizeof(NGX_ASANA_HMAC_EVENT) - 1)
+           == 0)
+    {
+        return NGX_DECLINED;
+    }
 
     want = ngx_asana_hmac_empty;
 

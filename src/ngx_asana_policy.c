@@ -110,6 +110,17 @@ ngx_asana_policy_decide(ngx_asana_secrets_t *secrets,
 }
 
 
+ngx_asana_secret_t *
+ngx_asana_policy_held(ngx_asana_secrets_t *secrets, ngx_str_t *text)
+{
+    ngx_asana_secret_t  *s;
+
+    s = ngx_asana_secrets_by_text(secrets, text->data, text->len);
+
+    return (s && !s->pending) ? s : NULL;
+}
+
+
 static ngx_asana_outcome_e
 ngx_asana_policy_apply(ngx_asana_policy_t *d)
 {

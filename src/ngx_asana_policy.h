@@ -8,7 +8,7 @@
 #define _NGX_ASANA_POLICY_H_INCLUDED_
 
 
-#include "ngx_asana.h"
+#include "ngx_asana_secrets.h"
 
 
 /* what "asana_hook_enroll" says of handshakes with a new secret */
@@ -98,6 +98,13 @@ ngx_asana_outcome_e ngx_asana_policy_decide(ngx_asana_secrets_t *secrets,
 /* Whether a confirmed secret of the key is active. */
 ngx_uint_t ngx_asana_policy_active(ngx_asana_secrets_t *secrets, time_t now,
     time_t inactive);
+
+/*
+ * The confirmed secret with this text, or NULL: a handshake that brings it
+ * again is accepted under each policy, and changes nothing.
+ */
+ngx_asana_secret_t *ngx_asana_policy_held(ngx_asana_secrets_t *secrets,
+    ngx_str_t *text);
 
 /* Reads a value of "asana_hook_enroll"; NGX_DECLINED if there is none such. */
 ngx_int_t ngx_asana_policy_enroll(ngx_str_t *value,

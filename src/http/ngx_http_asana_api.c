@@ -11,6 +11,7 @@
 
 
 #include "ngx_http_asana_api.h"
+#include "ngx_asana_hmac.h"
 #include "ngx_http_asana_answer.h"
 #include "ngx_http_asana_args.h"
 #include "ngx_http_asana_filter.h"
@@ -404,7 +405,7 @@ ngx_http_asana_api_key(ngx_http_request_t *r,
 
     ctx->rc = NGX_HTTP_OK;
     ctx->key = *key;
-    ctx->hash = ngx_hash_key(key->data, key->len);
+    ctx->hash = ngx_murmur_hash2(key->data, key->len);
     ctx->lookup.fresh = 1;
 
     return ngx_http_asana_api_wait(ctx,
@@ -476,11 +477,16 @@ ngx_http_asana_api_write(ngx_http_request_t *r,
     task = ngx_asana_task_create(NGX_ASANA_REVOKE, key, r->connection->log);
 
     if (ctx == NULL || task == NULL) {
-        goto failed;
+
+        if (task) {
+            ngx_asana_task_free(task);
+        }
+
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     ctx->key = *key;
-    ctx->hash = ngx_hash_key(key->data, key->len);
+    ctx->hash = ngx_murmur_hash2(key->data, key->len);
 
     change = &task->change;
 
@@ -490,25 +496,12 @@ ngx_http_asana_api_write(ngx_http_request_t *r,
     if (r->method == NGX_HTTP_PUT) {
         change->type = NGX_ASANA_PUT;
         ngx_asana_task_set_secret(task, &h.secret);
-
-        if (ngx_asana_hmac_id(h.secret.data, h.secret.len, change->id)
-            != NGX_OK)
-        {
-            goto failed;
-        }
+        ngx_asana_hmac_id(h.secret.data, h.secret.len, change->id);
     }
 
     return ngx_http_asana_api_wait(ctx,
                                    ngx_http_asana_request_change(ctx, task,
                                                 ngx_http_asana_api_written));
-
-failed:
-
-    if (task) {
-        ngx_asana_task_free(task);
-    }
-
-    return NGX_HTTP_INTERNAL_SERVER_ERROR;
 }
 
 

@@ -12,7 +12,6 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 
-#include "ngx_asana_hmac.h"
 #include "ngx_asana_tally.h"
 #include "ngx_asana_zone.h"
 
@@ -36,7 +35,6 @@ typedef struct {
     ngx_asana_backend_conf_t      store;
     ngx_asana_zone_t             *zone;
     ngx_asana_tally_t            *tally;
-    ngx_asana_hmac_t             *hmac;
     ngx_uint_t                    gateway;   /* 1: it has one */
     ngx_uint_t                    awaited;   /* 1: a policy asks for one */
     ngx_uint_t                    perhaps;   /* 1: a policy may ask for one */

@@ -5,12 +5,13 @@
 
 
 #include "ngx_http_asana_delivery.h"
-
-#include <openssl/crypto.h>
-
+#include "ngx_asana_hmac.h"
 
 /* seconds */
 #define NGX_HTTP_ASANA_RETRY_AFTER  "30"
+
+/* secrets that need no memory for their list, and no quick sort */
+#define NGX_HTTP_ASANA_FEW          32
 
 
 static ngx_int_t ngx_http_asana_delivery_looked(ngx_http_asana_ctx_t *ctx,
@@ -21,7 +22,7 @@ static ngx_int_t ngx_http_asana_delivery_verify(ngx_http_asana_ctx_t *ctx,
 static ngx_int_t ngx_http_asana_delivery_search(ngx_http_asana_ctx_t *ctx,
     ngx_asana_secret_t **found);
 static ngx_asana_secret_t **ngx_http_asana_delivery_candidates(
-    ngx_http_asana_ctx_t *ctx);
+    ngx_http_asana_ctx_t *ctx, ngx_asana_secret_t **few);
 static int ngx_libc_cdecl ngx_http_asana_delivery_cmp(const void *one,
     const void *two);
 static void ngx_http_asana_delivery_webhook(ngx_http_asana_ctx_t *ctx,
@@ -94,10 +95,8 @@ ngx_http_asana_delivery_looked(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
         }
     }
 
-    /* what is known now is old when the body has come */
-
-    ctx->lookup.fresh = 0;
     ctx->state = NGX_HTTP_ASANA_BODY;
+    ctx->reading = 1;
 
     rc = ngx_http_read_client_request_body(ctx->r,
                                            ngx_http_asana_delivery_body);
@@ -109,6 +108,25 @@ ngx_http_asana_delivery_looked(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
                                          : NGX_HTTP_ASANA_ERROR,
                                          rc, NULL);
     }
+
+    if (ctx->state == NGX_HTTP_ASANA_LOOK) {
+
+        /* it came with the header: the phases need not be run anew */
+
+        ctx->r->main->count--;
+
+        if (ctx->r->request_body == NULL) {
+            return ngx_http_asana_delivery_failed(ctx);
+        }
+
+        return ngx_http_asana_delivery_verify(ctx, ctx->secrets.n
+                                                   ? NGX_OK : NGX_DECLINED);
+    }
+
+    /* what is known now is old when the body has come */
+
+    ctx->reading = 0;
+    ctx->lookup.fresh = 0;
 
     ngx_http_finalize_request(ctx->r, NGX_DONE);
 
@@ -125,6 +143,10 @@ ngx_http_asana_delivery_body(ngx_http_request_t *r)
     ctx = ngx_http_get_module_ctx(r, ngx_http_asana_hook_module);
 
     ctx->state = NGX_HTTP_ASANA_LOOK;
+
+    if (ctx->reading) {
+        return;
+    }
 
     if (r->request_body == NULL) {
 
@@ -202,26 +224,24 @@ ngx_http_asana_delivery_search(ngx_http_asana_ctx_t *ctx,
     ngx_int_t             rc;
     ngx_uint_t            i;
     ngx_http_request_t   *r;
-    ngx_asana_secret_t  **candidate;
+    ngx_asana_secret_t  **candidate, *few[NGX_HTTP_ASANA_FEW];
 
     r = ctx->r;
     rc = NGX_OK;
 
-    candidate = ngx_http_asana_delivery_candidates(ctx);
+    candidate = ngx_http_asana_delivery_candidates(ctx, few);
     if (candidate == NULL) {
         return NGX_ERROR;
     }
 
     for (i = 0; i < ctx->secrets.n; i++) {
 
-        rc = ngx_asana_hmac(ctx->azcf->hmac, candidate[i],
-                            ctx->lookup.version, r->request_body->bufs,
-                            r->pool, mac);
+        rc = ngx_asana_hmac(candidate[i], r->request_body->bufs, r->pool, mac);
         if (rc != NGX_OK) {
             break;
         }
 
-        if (CRYPTO_memcmp(mac, ctx->signature, NGX_ASANA_MAC_LEN) == 0) {
+        if (ngx_asana_hmac_equal(mac, ctx->signature)) {
             *found = candidate[i];
             break;
         }
@@ -236,26 +256,39 @@ ngx_http_asana_delivery_search(ngx_http_asana_ctx_t *ctx,
 /* the most recently successful secret is the likeliest */
 
 static ngx_asana_secret_t **
-ngx_http_asana_delivery_candidates(ngx_http_asana_ctx_t *ctx)
+ngx_http_asana_delivery_candidates(ngx_http_asana_ctx_t *ctx,
+    ngx_asana_secret_t **few)
 {
-    ngx_uint_t            i, n;
+    ngx_uint_t            i, j, n;
     ngx_asana_secret_t   *s, **candidate;
 
     n = ctx->secrets.n;
+    candidate = few;
 
-    candidate = ngx_palloc(ctx->r->pool, n * sizeof(ngx_asana_secret_t *));
-    if (candidate == NULL) {
-        return NULL;
+    if (n > NGX_HTTP_ASANA_FEW) {
+        candidate = ngx_palloc(ctx->r->pool, n * sizeof(ngx_asana_secret_t *));
+        if (candidate == NULL) {
+            return NULL;
+        }
     }
 
     s = ngx_asana_secrets_first(&ctx->secrets);
 
     for (i = 0; i < n; i++) {
-        candidate[i] = s;
+
+        for (j = i;
+             j && candidate == few
+             && ngx_http_asana_delivery_cmp(&s, &candidate[j - 1]) < 0;
+             j--)
+        {
+            candidate[j] = candidate[j - 1];
+        }
+
+        candidate[j] = s;
         s = ngx_asana_secret_next(s);
     }
 
-    if (n > 1) {
+    if (candidate != few) {
         ngx_qsort(candidate, (size_t) n, sizeof(ngx_asana_secret_t *),
                   ngx_http_asana_delivery_cmp);
     }
@@ -319,10 +352,10 @@ ngx_http_asana_delivery_verified(ngx_http_asana_ctx_t *ctx,
         return ngx_http_asana_delivery_failed(ctx);
     }
 
-    ngx_http_asana_request_identify(ctx, s->id);
     ngx_http_asana_delivery_webhook(ctx, s);
 
     if (s->pending) {
+        ngx_http_asana_request_identify(ctx, s->id);
 
         if (heartbeat == NGX_OK) {
             return ngx_http_asana_request_finish(ctx, NGX_HTTP_ASANA_PENDING,

@@ -12,6 +12,7 @@
 
 
 #include "ngx_http_asana_gateway.h"
+#include "ngx_asana_hmac.h"
 #include "ngx_http_asana_delete.h"
 #include "ngx_http_asana_site.h"
 
@@ -202,12 +203,7 @@ ngx_http_asana_gateway_task(ngx_http_asana_ctx_t *ctx, ngx_str_t *secret)
     ngx_asana_task_set_secret(task, secret);
     ngx_asana_task_set_gid(task, &ctx->webhook);
 
-    if (ngx_asana_hmac_id(secret->data, secret->len, task->change.id)
-        != NGX_OK)
-    {
-        ngx_asana_task_free(task);
-        return NULL;
-    }
+    ngx_asana_hmac_id(secret->data, secret->len, task->change.id);
 
     return task;
 }

@@ -5,6 +5,7 @@
 
 
 #include "ngx_http_asana_handshake.h"
+#include "ngx_asana_hmac.h"
 
 
 static ngx_int_t ngx_http_asana_handshake_looked(ngx_http_asana_ctx_t *ctx,
@@ -30,11 +31,6 @@ ngx_http_asana_handshake(ngx_http_asana_ctx_t *ctx, ngx_http_asana_header_t *h)
 
     } else if (h->secrets > 1) {
         reason = "it carries \"X-Hook-Secret\" more than once";
-
-    } else if (ngx_asana_secrets_check(h->secret.data, h->secret.len)
-               != NGX_OK)
-    {
-        reason = "\"X-Hook-Secret\" is not 16 to 255 visible ASCII characters";
 
     } else {
         rc = ngx_http_asana_request_key(ctx, &reason);
@@ -70,17 +66,32 @@ ngx_http_asana_handshake(ngx_http_asana_ctx_t *ctx, ngx_http_asana_header_t *h)
 static ngx_int_t
 ngx_http_asana_handshake_looked(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
 {
-    ngx_uint_t               exact;
-    ngx_asana_task_t        *task;
-    ngx_asana_change_t      *change;
-    ngx_asana_outcome_e      outcome;
-    ngx_asana_backend_conf_t *conf;
+    ngx_uint_t                 exact;
+    ngx_asana_task_t          *task;
+    ngx_asana_secret_t        *held;
+    ngx_asana_change_t        *change;
+    ngx_asana_outcome_e        outcome;
+    ngx_asana_backend_conf_t  *conf;
+
+    exact = ngx_asana_zone_exact(ctx->azcf->zone);
+    held = exact ? ngx_asana_policy_held(&ctx->secrets, &ctx->secret) : NULL;
+
+    if (held) {
+        ngx_http_asana_request_identify(ctx, held->id);
+        return ngx_http_asana_handshake_stored(ctx, NGX_ASANA_HELD);
+    }
+
+    if (ngx_asana_secrets_check(ctx->secret.data, ctx->secret.len) != NGX_OK) {
+        return ngx_http_asana_request_finish(ctx, NGX_HTTP_ASANA_MALFORMED,
+                                             NGX_HTTP_BAD_REQUEST,
+                                             "\"X-Hook-Secret\" is not 16 to "
+                                             "255 visible ASCII characters");
+    }
 
     if (rc == NGX_ERROR) {
         return ngx_http_asana_handshake_stored(ctx, NGX_ASANA_FAILED);
     }
 
-    exact = ngx_asana_zone_exact(ctx->azcf->zone);
     conf = &ctx->azcf->store;
 
     task = ngx_asana_task_create(NGX_ASANA_HANDSHAKE, &ctx->key,
@@ -93,17 +104,15 @@ ngx_http_asana_handshake_looked(ngx_http_asana_ctx_t *ctx, ngx_int_t rc)
 
     ngx_asana_task_set_secret(task, &ctx->secret);
 
-    change->creating = ngx_asana_counters_creating(
-                             ngx_asana_zone_counters(ctx->azcf->zone));
-
-    if (ngx_http_asana_handshake_enroll(ctx, &change->enroll) != NGX_OK
-        || ngx_asana_hmac_id(change->secret, change->secret_len, change->id)
-           != NGX_OK)
-    {
+    if (ngx_http_asana_handshake_enroll(ctx, &change->enroll) != NGX_OK) {
         ngx_asana_task_free(task);
         return ngx_http_asana_handshake_failed(ctx);
     }
 
+    change->creating = ngx_asana_counters_creating(
+                             ngx_asana_zone_counters(ctx->azcf->zone));
+
+    ngx_asana_hmac_id(change->secret, change->secret_len, change->id);
     ngx_http_asana_request_identify(ctx, change->id);
 
     outcome = ngx_asana_policy_decide(&ctx->secrets, change, ngx_time(),

@@ -205,43 +205,52 @@ ngx_int_t
 ngx_http_asana_header_set(ngx_http_request_t *r, ngx_str_t *value)
 {
     ngx_list_t       *list;
+    ngx_list_part_t  *part;
     ngx_table_elt_t  *h;
 
-    if (ngx_http_asana_header_hide(r, &ngx_http_asana_header_status)
-        != NGX_OK)
-    {
+    static ngx_uint_t  hash;
+
+    if (hash == 0) {
+        hash = ngx_hash_key(ngx_http_asana_header_status.data,
+                            ngx_http_asana_header_status.len);
+    }
+
+    /* not in a part that a subrequest has in common with this request */
+
+    part = ngx_palloc(r->pool,
+                      sizeof(ngx_list_part_t) + sizeof(ngx_table_elt_t));
+    if (part == NULL) {
         return NGX_ERROR;
     }
+
+    h = (ngx_table_elt_t *) &part[1];
+
+    part->elts = h;
+    part->nelts = 1;
+    part->next = NULL;
 
     list = &r->headers_in.headers;
 
-    if (list->last == NULL) {
+    if (list->last == NULL || list->last->nelts == 0) {
 
-        /* HTTP/0.9 */
+        /* no header at all, as in HTTP/0.9 */
 
-        if (ngx_list_init(list, r->pool, NGX_HTTP_ASANA_HEADERS,
-                          sizeof(ngx_table_elt_t))
-            != NGX_OK)
-        {
-            return NGX_ERROR;
-        }
+        list->part = *part;
+        list->last = &list->part;
+
+    } else {
+        list->last->next = part;
+        list->last = part;
     }
 
-    /* not to a part that a subrequest has in common with this request */
-
-    if (list->last->nelts) {
-        list->nalloc = list->last->nelts;
-    }
-
-    h = ngx_list_push(list);
-    if (h == NULL) {
-        return NGX_ERROR;
-    }
+    list->pool = r->pool;
+    list->size = sizeof(ngx_table_elt_t);
+    list->nalloc = 1;
 
     ngx_str_set(&h->key, "X-Asana-Hook-Status");
     h->value = *value;
     h->lowcase_key = ngx_http_asana_header_status.data;
-    h->hash = ngx_hash_key(h->lowcase_key, h->key.len);
+    h->hash = hash;
 #if (nginx_version >= 1023000)
     h->next = NULL;
 #endif

@@ -39,8 +39,8 @@ void ngx_http_asana_header_read(ngx_http_request_t *r,
 ngx_int_t ngx_http_asana_header_hide(ngx_http_request_t *r, ngx_str_t *name);
 
 /*
- * Makes the value the only X-Asana-Hook-Status of the request; it must live
- * as long.  NGX_ERROR if there is no memory.
+ * Adds X-Asana-Hook-Status to the request, where there is none any more; the
+ * value must live as long.  NGX_ERROR if there is no memory.
  */
 ngx_int_t ngx_http_asana_header_set(ngx_http_request_t *r, ngx_str_t *value);
 

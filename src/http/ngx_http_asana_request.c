@@ -235,7 +235,7 @@ ngx_http_asana_request_key(ngx_http_asana_ctx_t *ctx, const char **reason)
         }
     }
 
-    ctx->hash = ngx_hash_key(ctx->key.data, ctx->key.len);
+    ctx->hash = ngx_murmur_hash2(ctx->key.data, ctx->key.len);
 
     return NGX_OK;
 }

@@ -57,8 +57,8 @@ struct ngx_http_asana_ctx_s {
     ngx_str_t                     secret;     /* of a handshake */
     ngx_str_t                     webhook;    /* its gid, or empty */
     const char                   *cause;      /* as an event tells it */
-
     unsigned                      counted:1;
+    unsigned                      reading:1;  /* its body, not yet later */
     unsigned                      dry_run:1;  /* it would be rejected */
     unsigned                      identified:1;
     unsigned                      left:1;     /* nobody reads its answer */
@@ -111,9 +111,9 @@ ngx_int_t ngx_http_asana_request_change(ngx_http_asana_ctx_t *ctx,
 ngx_int_t ngx_http_asana_request_finish(ngx_http_asana_ctx_t *ctx,
     ngx_http_asana_word_e word, ngx_int_t rc, const char *reason);
 
-/* The word for the log and the application; empty if there is none yet. */
+/* For the log and the application; empty if there is no word yet. */
 void ngx_http_asana_request_word(ngx_http_asana_ctx_t *ctx, ngx_str_t *word);
-/* Names the secret of this id in $asana_hook_secret_id. */
+/* For $asana_hook_secret_id. */
 void ngx_http_asana_request_identify(ngx_http_asana_ctx_t *ctx, u_char *id);
 
 

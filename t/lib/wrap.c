@@ -468,18 +468,6 @@ KEEP(int, pthread_cond_timedwait, (pthread_cond_t *cond,
 WRAP(int, EVP_Digest, (const void *data, size_t n, unsigned char *md,
      unsigned int *size, const EVP_MD *type, ENGINE *e),
      (data, n, md, size, type, e), 0)
-WRAP(EVP_MAC *, EVP_MAC_fetch, (OSSL_LIB_CTX *lib, const char *name,
-     const char *properties), (lib, name, properties), NULL)
-KEEP(void, EVP_MAC_free, (EVP_MAC *mac), (mac))
-WRAP(EVP_MAC_CTX *, EVP_MAC_CTX_new, (EVP_MAC *mac), (mac), NULL)
-WRAP(int, EVP_MAC_CTX_set_params, (EVP_MAC_CTX *ctx,
-     const OSSL_PARAM params[]), (ctx, params), 0)
-WRAP(int, EVP_MAC_init, (EVP_MAC_CTX *ctx, const unsigned char *key,
-     size_t keylen, const OSSL_PARAM params[]), (ctx, key, keylen, params), 0)
-WRAP(int, EVP_MAC_update, (EVP_MAC_CTX *ctx, const unsigned char *data,
-     size_t n), (ctx, data, n), 0)
-WRAP(int, EVP_MAC_final, (EVP_MAC_CTX *ctx, unsigned char *out, size_t *outl,
-     size_t outsize), (ctx, out, outl, outsize), 0)
 WRAP(EVP_CIPHER *, EVP_CIPHER_fetch, (OSSL_LIB_CTX *lib, const char *name,
      const char *properties), (lib, name, properties), NULL)
 KEEP(void, EVP_CIPHER_free, (EVP_CIPHER *cipher), (cipher))
