@@ -18,6 +18,8 @@
 #                       do not must be in t/uncovered
 # make lint             shellcheck, perlcritic, tools/arrows
 # make bench            what deliveries and handshakes cost: docs/performance.md
+# make bench-instructions   what a request needs, against bench/instructions.txt
+# make test-long        all kinds of tests, an hour and more
 # make deb              build/deb/libnginx-mod-http-asana-hook*.deb, two of
 #                       them: the second one is for PostgreSQL
 # make install          into the modules directory of nginx, below DESTDIR
@@ -69,7 +71,8 @@ OPTIONS = --with-compat --with-debug $(THREADS) --with-http_ssl_module \
 
 .PHONY: all static asan test test-asan wrap test-wrap late test-late \
 	fuzz matrix \
-	valgrind analyze coverage lint bench deb install clean always
+	valgrind analyze coverage lint bench bench-instructions test-long deb \
+	install clean always
 
 all: $(SO)
 
@@ -195,6 +198,11 @@ lint:
 
 bench: all
 	bench/report
+
+bench-instructions: all
+	bench/instructions --check
+
+test-long: test test-asan test-late test-wrap matrix fuzz bench-instructions
 
 # of a copy, as the packager's tools write into the tree and beside it
 deb:
