@@ -149,7 +149,10 @@ ngx_asana_lmdb_records_write(ngx_asana_lmdb_records_t *recs, MDB_val *key,
 
     ngx_str_null(&was);
 
-    err = mdb_get(recs->txn, recs->dbs.hooks, key, &val);
+    /* most that is added is new, and was looked for already */
+
+    err = (old->n || recs->value.seal)
+          ? mdb_get(recs->txn, recs->dbs.hooks, key, &val) : MDB_NOTFOUND;
 
     if (err == 0) {
         was.len = val.mv_size;
