@@ -35,6 +35,16 @@
 #endif
 
 
+/* wiped as a whole */
+
+typedef struct {
+    SHA256_CTX   sha;
+    u_char       key[SHA256_CBLOCK];
+    u_char       inner[SHA256_CBLOCK];
+    u_char       outer[SHA256_CBLOCK + SHA256_DIGEST_LENGTH];
+} ngx_asana_hmac_work_t;
+
+
 /* NGX_OK: go on, NGX_DONE: enough was seen, NGX_ERROR */
 
 typedef ngx_int_t (*ngx_asana_hmac_piece_pt)(void *data, u_char *p,
@@ -59,41 +69,36 @@ ngx_int_t
 ngx_asana_hmac(ngx_asana_secret_t *s, ngx_chain_t *body, ngx_pool_t *pool,
     u_char *mac)
 {
-    u_char       key[SHA256_CBLOCK], inner[SHA256_CBLOCK];
-    u_char       outer[SHA256_CBLOCK + SHA256_DIGEST_LENGTH];
-    ngx_int_t    rc;
-    ngx_uint_t   i;
-    SHA256_CTX   sha;
+    ngx_int_t              rc;
+    ngx_uint_t             i;
+    ngx_asana_hmac_work_t  k;
 
-    ngx_memzero(key, SHA256_CBLOCK);
+    ngx_memzero(k.key, SHA256_CBLOCK);
 
     if (s->len > SHA256_CBLOCK) {
-        ngx_asana_hmac_digest(s->data, s->len, key);
+        ngx_asana_hmac_digest(s->data, s->len, k.key);
 
     } else {
-        ngx_memcpy(key, s->data, s->len);
+        ngx_memcpy(k.key, s->data, s->len);
     }
 
     for (i = 0; i < SHA256_CBLOCK; i++) {
-        inner[i] = key[i] ^ NGX_ASANA_HMAC_IPAD;
-        outer[i] = key[i] ^ NGX_ASANA_HMAC_OPAD;
+        k.inner[i] = k.key[i] ^ NGX_ASANA_HMAC_IPAD;
+        k.outer[i] = k.key[i] ^ NGX_ASANA_HMAC_OPAD;
     }
 
-    (void) SHA256_Init(&sha);
-    (void) SHA256_Update(&sha, inner, SHA256_CBLOCK);
+    (void) SHA256_Init(&k.sha);
+    (void) SHA256_Update(&k.sha, k.inner, SHA256_CBLOCK);
 
-    rc = ngx_asana_hmac_walk(body, pool, ngx_asana_hmac_piece, &sha);
+    rc = ngx_asana_hmac_walk(body, pool, ngx_asana_hmac_piece, &k.sha);
 
-    (void) SHA256_Final(outer + SHA256_CBLOCK, &sha);
+    (void) SHA256_Final(k.outer + SHA256_CBLOCK, &k.sha);
 
-    (void) SHA256_Init(&sha);
-    (void) SHA256_Update(&sha, outer, sizeof(outer));
-    (void) SHA256_Final(mac, &sha);
+    (void) SHA256_Init(&k.sha);
+    (void) SHA256_Update(&k.sha, k.outer, sizeof(k.outer));
+    (void) SHA256_Final(mac, &k.sha);
 
-    ngx_explicit_memzero(key, sizeof(key));
-    ngx_explicit_memzero(inner, sizeof(inner));
-    ngx_explicit_memzero(outer, sizeof(outer));
-    ngx_explicit_memzero(&sha, sizeof(sha));
+    ngx_explicit_memzero(&k, sizeof(ngx_asana_hmac_work_t));
 
     return rc;
 }
