@@ -104,5 +104,18 @@ for my $round (1 .. 20) {
     is deliver($one, $uri), 403, 'an own commit does not hide that';
 }
 
-$_->end for $one, $two;
+# one that a handshake for another key pushes out is not held any more
+
+my $small = Receiver->new(
+    zone     => 'max_size=1m',
+    location => 'asana_hook_enroll confirm;',
+    server   => 'location /api { asana_hook_api hooks; }'
+)->app->run;
+is $small->handshake("/pending/$_", $secret)->{status}, 200, "pending: $_"
+    for 1, 1 .. 65;
+is $small->handshake('/pending/1', $secret)->{status}, 200, 'the first again';
+like $small->call('GET', '/api/hooks?limit=100')->{body},
+    qr{"localhost/pending/1"}, 'it is in the store';
+
+$_->end for $one, $two, $small;
 done_testing;
