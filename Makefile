@@ -130,9 +130,12 @@ $(FLAVOURS:%=build/%/configured): build/%/configured: build/%/for \
 
 $(INSIDE:%=build/%/configured): | $(TREE)
 
-# another nginx, compiler, options, or libpq where none was: configured anew
+# another nginx, also by an upgrade, compiler, options, or libpq where none was:
+# configured anew
 FOR = $(NGINX_SRC) $(CC) $(CFLAGS) $(THREADS) \
-	$(wildcard /usr/include/postgresql/libpq-fe.h)
+	$(wildcard /usr/include/postgresql/libpq-fe.h) \
+	$(shell cat $(NGINX_SRC)/src/core/nginx.h $(NGINX_SRC)/conf_flags \
+		2>/dev/null | cksum)
 
 $(FLAVOURS:%=build/%/for): always
 	@mkdir -p $(@D)
@@ -215,7 +218,16 @@ deb:
 		{ tail -n 20 ../build.log; exit 1; }
 	@ls build/deb/*.deb
 
-install: all
+# what was built before: by itself make might build for another nginx here
+install:
+	@[ -f $(SO) ] || { \
+		echo "there is no $(SO) yet: make it first" >&2; exit 1; }
+	@built=$$(sed -n 's/^#define NGINX_VERSION *"\(.*\)"/\1/p' \
+		build/module/nginx/src/core/nginx.h); \
+	runs=$$($(NGINX) -v 2>&1 | sed 's|^[^/]*/||; s| .*||'); \
+	[ "$$built" = "$$runs" ] || { \
+		echo "$(SO) is for nginx $$built, and \"$(NGINX)\" is $$runs:" \
+			"make it again, or name the other one by NGINX=" >&2; exit 1; }
 	install -d "$(DESTDIR)$$(tools/modules-path $(NGINX))"
 	install -m 644 build/*.so \
 		"$(DESTDIR)$$(tools/modules-path $(NGINX))"

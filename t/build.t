@@ -90,6 +90,61 @@ is $code, 2, 'make in a path with a space';
 like $text, qr/\*\*\* the path "[^"]*a path" has a space/, 'says so';
 is scalar(() = $text =~ /\n/g), 1, 'in one line' or diag $text;
 
+# install takes what is built, or says why not
+
+{
+    my $tree = "$dir/install";
+    make_path("$tree/build/module/nginx/src/core", "$tree/tools");
+    copy('Makefile', "$tree/Makefile") or die $!;
+    copy('tools/modules-path', "$tree/tools/modules-path") or die $!;
+    chmod 0755, "$tree/tools/modules-path" or die $!;
+    $home->write_file('install/nginx', <<'END');
+#!/bin/sh
+echo 'nginx version: nginx/1.99.1 (Name)' >&2
+[ "$1" = -v ] || echo 'configure arguments: --modules-path=/modules' >&2
+END
+    chmod 0755, "$tree/nginx" or die $!;
+    my $install = sub {
+        return said("cd '$tree' && make -s install NGINX=./nginx "
+            . "DESTDIR='$tree/root' 2>&1");
+    };
+    ($code, $text) = $install->();
+    is $code, 2, 'install before make';
+    like $text, qr/^there is no build\/\S+\.so yet: make it first$/m, 'says so';
+    $home->write_file("install/build/$_.so", $_)
+        for qw(ngx_http_asana_hook_module ngx_http_asana_hook_postgres_module);
+    my $nginx_h = 'install/build/module/nginx/src/core/nginx.h';
+    $home->write_file($nginx_h, qq(#define NGINX_VERSION      "1.99.0"\n));
+    ($code, $text) = $install->();
+    is $code, 2, 'install beside another nginx';
+    like $text, qr/is for nginx 1\.99\.0, and "\.\/nginx" is 1\.99\.1: make/,
+        'says so';
+    ok !-e "$tree/root", 'and installs nothing';
+    $home->write_file($nginx_h, qq(#define NGINX_VERSION      "1.99.1"\n));
+    ($code, $text) = $install->();
+    is $code, 0, 'install' or diag $text;
+    is join(' ', map {s{.*/}{}r} glob "$tree/root/modules/*"),
+        'ngx_http_asana_hook_module.so ngx_http_asana_hook_postgres_module.so',
+        'what was built is there';
+}
+
+# an nginx that was upgraded is another one
+
+{
+    my $tree = "$dir/upgrade";
+    make_path("$tree/src/core");
+    copy('Makefile', "$tree/Makefile") or die $!;
+    my @for = map {
+        $home->write_file('upgrade/src/core/nginx.h', "version $_\n");
+        said("cd '$tree' && make -s build/module/for NGINX_SRC='$tree'");
+        my $for = $home->slurp('upgrade/build/module/for');
+        $for;
+    } 1, 1, 2;
+    ok length $for[0], 'make notes what it builds for';
+    is $for[1],   $for[0], 'the same nginx: nothing to do';
+    isnt $for[2], $for[0], 'another version at the same place: anew';
+}
+
 $home->end;
 
 done_testing;
