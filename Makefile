@@ -22,6 +22,8 @@
 # make test-long        all kinds of tests, an hour and more
 # make deb              build/deb/libnginx-mod-http-asana-hook*.deb, two of
 #                       them: the second one is for PostgreSQL
+# make dist             build/NAME-VERSION.tar.gz of what is committed, the same
+#                       bytes each time, and its checksum
 # make install          into the modules directory of nginx, below DESTDIR
 # make clean
 
@@ -72,7 +74,7 @@ OPTIONS = --with-compat --with-debug $(THREADS) --with-http_ssl_module \
 .PHONY: all static asan test test-asan wrap test-wrap late test-late \
 	fuzz matrix \
 	valgrind analyze coverage lint bench bench-instructions test-long deb \
-	install clean always
+	dist install clean always
 
 all: $(SO)
 
@@ -217,6 +219,14 @@ deb:
 		dpkg-buildpackage -us -uc -b >../build.log 2>&1 || \
 		{ tail -n 20 ../build.log; exit 1; }
 	@ls build/deb/*.deb
+
+VERSION = $(shell sed -n 's/^.*NGX_ASANA_VERSION *"\(.*\)"/\1/p' src/ngx_asana.h)
+DIST = $(MODULE)-$(VERSION)
+
+dist:
+	mkdir -p build
+	git archive --prefix=$(DIST)/ HEAD | gzip -9n >build/$(DIST).tar.gz
+	cd build && sha256sum $(DIST).tar.gz >$(DIST).tar.gz.sha256
 
 # what was built before: by itself make might build for another nginx here
 install:

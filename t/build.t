@@ -128,6 +128,24 @@ END
         'what was built is there';
 }
 
+# the tarball is the same each time, and has the version of the source
+
+SKIP: {
+    skip 'no checkout', 1 if !-e '.git';
+    my ($version) = `grep NGX_ASANA_VERSION src/ngx_asana.h` =~ /"(.*)"/;
+    my $name = "build/ngx_http_asana_hook_module-$version.tar.gz";
+    my @sums = map {
+        unlink $name;
+        said('make -s dist');
+        (said("sha256sum $name"))[1];
+    } 1, 2;
+    is $sums[0], $sums[1], 'make dist: the same bytes';
+    ($code, $text) = said("cd build && sha256sum -c ../$name.sha256");
+    is $code, 0, 'and their checksum';
+    like `tar -tzf $name`, qr{^\Qngx_http_asana_hook_module-$version\E/config$}m,
+        'below a folder with the version';
+}
+
 # an nginx that was upgraded is another one
 
 {
