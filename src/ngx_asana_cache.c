@@ -466,6 +466,10 @@ ngx_asana_cache_moved(ngx_asana_cache_t *cache, uint64_t version)
 
     if (version != cache->known + 1) {
         cache->since = version;
+
+        /* a worker that is killed in here leaves no gap behind */
+
+        ngx_memory_barrier();
     }
 
     cache->known = version;

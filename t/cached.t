@@ -9,7 +9,7 @@ use lib 't/lib';
 use JSON::PP qw(decode_json);
 use Test::More;
 
-use Receiver qw(wait_for);
+use Receiver qw(raw request response sign wait_for);
 
 my $body   = '{"events":[{"action":"changed"}]}';
 my $secret = 'a-secret-of-printable-text-0123456789';
@@ -103,6 +103,50 @@ for my $round (1 .. 20) {
     enrolls($one);
     is deliver($one, $uri), 403, 'an own commit does not hide that';
 }
+
+# a storm: changes and deliveries on both of them at once, and whatever was
+# revoked before stays so
+
+my $seed = $ENV{ASANA_HOOK_SEED} || time ^ $$;
+srand $seed;
+
+sub at_once {
+    my @s = map { request($_->[0]->connection, $_->[1]) } @_;
+    return map { response($_)->{status} } @s;
+}
+
+sub delivery {
+    my ($uri, $text) = @_;
+    return raw($uri, 'X-Hook-Signature: ' . sign($text, $body), $body);
+}
+
+my (%held, %gone, @wrong);
+for my $round (1 .. 120) {
+    my (@ask, @want);
+    for my $uri (map {"/storm/$_"} grep { rand() < .4 } 1 .. 12) {
+        my $text = delete $held{$uri};
+        push @ask, [($one, $two)[rand 2], $text
+            ? "DELETE /api/hooks?key=localhost$uri HTTP/1.1\r\n"
+                . "Host: localhost\r\nConnection: close\r\n\r\n"
+            : raw($uri, 'X-Hook-Secret: ' . ($held{$uri} = $secret . $n++),
+                '')];
+        push @want, $text ? 204 : 200;
+        $gone{$uri} = $text || $gone{$uri};
+        push @ask, [($one, $two)[rand 2], delivery($uri, $text)] if $text;
+        push @want, '200|403' if $text;
+    }
+    my @sure = rand() < .5 ? () : grep { $gone{$_} } sort keys %gone;
+    my @got = at_once(@ask);
+    for my $uri (@sure) {
+        for my $t ($one, $two) {
+            push @got, at_once([$t, delivery($uri, $gone{$uri})],
+                $held{$uri} ? [$t, delivery($uri, $held{$uri})] : ());
+            push @want, 403, $held{$uri} ? 200 : ();
+        }
+    }
+    push @wrong, grep { $got[$_] !~ /^(?:$want[$_])$/ } 0 .. $#want;
+}
+is scalar(@wrong), 0, "a storm: no wrong answer (seed $seed)";
 
 # one that a handshake for another key pushes out is not held any more
 
