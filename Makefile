@@ -46,7 +46,7 @@ SOURCES = $(MODULE).c $(POSTGRES).c config $(wildcard src/*.[ch] src/*/*.[ch])
 WARNINGS = -Wall -Wextra -Wno-unused-parameter -Werror
 CFLAGS ?= -g -O2 -fstack-protector-strong -D_FORTIFY_SOURCE=2
 # nginx itself does not pass all of UBSan; the module does
-LENIENT = alignment,pointer-overflow,nonnull-attribute
+LENIENT = alignment,pointer-overflow,nonnull-attribute,shift
 ASAN = -fsanitize=address,undefined -fno-sanitize=$(LENIENT)
 SANITIZED = ASANA_HOOK_STATIC=1 \
 	ASAN_OPTIONS=detect_leaks=1:detect_odr_violation=0 \
