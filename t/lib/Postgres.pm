@@ -270,7 +270,8 @@ sub build {
         glob('src/ngx_asana_*.c'),
         (grep { !/lmdb/ } glob 'src/store/ngx_asana_*.c'),
         map {"build/nginx/src/$_.c"} qw(core/ngx_palloc core/ngx_string
-            core/ngx_array core/ngx_hash core/ngx_rbtree core/ngx_queue
+            core/ngx_array core/ngx_hash core/ngx_murmurhash
+            core/ngx_rbtree core/ngx_queue
             core/ngx_slab core/ngx_shmtx core/ngx_times
             os/unix/ngx_alloc os/unix/ngx_errno os/unix/ngx_time
             os/unix/ngx_files event/ngx_event_timer)
