@@ -235,7 +235,8 @@ main(int argc, char **argv)
     check(EVP_MAC_CTX_set_params(evp, params));
 
     printf("%zu bytes\n", size);
-    printf("  EVP_MAC_init()               %9.0f\n", timed(evp_mac, body, size));
+    printf("  EVP_MAC_init()               %9.0f\n",
+           timed(evp_mac, body, size));
     printf("  EVP_MAC_init(), kept key     %9.0f\n",
            timed(evp_mac_kept, body, size));
     printf("  HMAC_Init_ex()               %9.0f\n",

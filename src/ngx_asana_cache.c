@@ -444,12 +444,14 @@ void
 ngx_asana_cache_forgive(ngx_asana_cache_t *cache, ngx_str_t *key, u_char *id,
     time_t verified, time_t interval)
 {
+    uint32_t             hash;
     ngx_asana_secret_t  *s;
+
+    hash = ngx_murmur_hash2(key->data, key->len);
 
     ngx_shmtx_lock(&cache->shpool->mutex);
 
-    s = ngx_asana_cache_secret(cache, key, ngx_murmur_hash2(key->data, key->len),
-                               id);
+    s = ngx_asana_cache_secret(cache, key, hash, id);
 
     if (s && s->stored >= verified) {
         s->stored = verified - interval + interval / 60;
