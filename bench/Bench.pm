@@ -310,6 +310,7 @@ sub restart {
     $side->{nginx}->stop;
     $side->{nginx}->start;
     delete $side->{pids};
+    $side->{again}->($side) if $side->{again};
     return;
 }
 
