@@ -49,7 +49,6 @@ typedef struct {
 
 
 struct ngx_asana_seal_s {
-    EVP_CIPHER             *cipher;     /* to look it up costs more than it */
     ngx_uint_t              n;
     ngx_asana_seal_key_t    keys[1];
 };
@@ -94,15 +93,6 @@ ngx_asana_seal_open(ngx_pool_t *pool, ngx_str_t *file, ngx_log_t *log)
                           "not usable at line %ui; each line is a key of 64 "
                           "hex digits, \"openssl rand -hex 32\" makes one",
                           file, line);
-
-        } else {
-            seal->cipher = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);
-
-            if (seal->cipher == NULL) {
-                ngx_log_error(NGX_LOG_EMERG, log, 0,
-                              "asana_hook: OpenSSL has no AES-256-GCM");
-                seal = NULL;
-            }
         }
     }
 
@@ -191,7 +181,6 @@ ngx_asana_seal_parse(ngx_pool_t *pool, u_char *p, u_char *last,
 
     seal = cln->data;
     seal->n = 0;
-    seal->cipher = NULL;
     cln->handler = ngx_asana_seal_cleanup;
 
     while (p < last) {
@@ -251,8 +240,6 @@ ngx_asana_seal_cleanup(void *data)
 {
     ngx_asana_seal_t *seal = data;
 
-    EVP_CIPHER_free(seal->cipher);
-
     /* also one that was not completed */
 
     ngx_explicit_memzero(seal->keys,
@@ -281,7 +268,7 @@ ngx_asana_seal_encrypt(ngx_asana_seal_t *seal, ngx_asana_seal_place_t *place,
 
     if (ctx
         && RAND_bytes(nonce, NGX_ASANA_SEAL_NONCE) == 1
-        && EVP_EncryptInit_ex(ctx, seal->cipher, NULL, key->key, nonce)
+        && EVP_EncryptInit_ex(ctx, EVP_aes_256_gcm(), NULL, key->key, nonce)
            == 1
         && ngx_asana_seal_bind(ctx, place) == NGX_OK
         && EVP_EncryptUpdate(ctx, p, &n, secret, (int) len) == 1
@@ -329,7 +316,7 @@ ngx_asana_seal_decrypt(ngx_asana_seal_t *seal, ngx_asana_seal_place_t *place,
     ctx = EVP_CIPHER_CTX_new();
 
     if (ctx
-        && EVP_DecryptInit_ex(ctx, seal->cipher, NULL, key->key,
+        && EVP_DecryptInit_ex(ctx, EVP_aes_256_gcm(), NULL, key->key,
                               p - NGX_ASANA_SEAL_NONCE)
            == 1
         && ngx_asana_seal_bind(ctx, place) == NGX_OK

@@ -468,9 +468,6 @@ KEEP(int, pthread_cond_timedwait, (pthread_cond_t *cond,
 WRAP(int, EVP_Digest, (const void *data, size_t n, unsigned char *md,
      unsigned int *size, const EVP_MD *type, ENGINE *e),
      (data, n, md, size, type, e), 0)
-WRAP(EVP_CIPHER *, EVP_CIPHER_fetch, (OSSL_LIB_CTX *lib, const char *name,
-     const char *properties), (lib, name, properties), NULL)
-KEEP(void, EVP_CIPHER_free, (EVP_CIPHER *cipher), (cipher))
 WRAP(EVP_CIPHER_CTX *, EVP_CIPHER_CTX_new, (void), (), NULL)
 KEEP(void, EVP_CIPHER_CTX_free, (EVP_CIPHER_CTX *ctx), (ctx))
 WRAP(int, EVP_CIPHER_CTX_ctrl, (EVP_CIPHER_CTX *ctx, int type, int arg,
