@@ -10,7 +10,7 @@ use IO::Socket::UNIX;
 use JSON::PP;
 use Test::More;
 
-use Receiver qw(request response secret_id wait_for);
+use Receiver qw(request response secret_id version wait_for);
 
 my $t = Receiver->new(
     zone   => 'max_secrets=3 pending=1h',
@@ -84,7 +84,7 @@ sub error_is {
 
 my $info = get('/');
 is $info->{zone}, 'hooks', 'GET /: the zone';
-is $info->{version}, '0.2.0', 'version';
+is $info->{version}, version(), 'version';
 is $info->{size}, 1048576, 'size';
 is $info->{entries}, 0, 'entries';
 is join(' ', @{ $info->{store} }{qw(keys secrets pending commits)}),

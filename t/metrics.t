@@ -8,7 +8,7 @@ use lib 't/lib';
 use JSON::PP;
 use Test::More;
 
-use Receiver qw(raw request sign wait_for);
+use Receiver qw(raw request sign version wait_for);
 
 my $t = Receiver->new(
     workers => 2,
@@ -179,7 +179,7 @@ is $size, 1048576, 'bytes of the zone';
 ok $used > 0 && $used < $size, 'in use';
 is $max, 256 * 1048576, 'bytes that the store may take';
 ok $stored > 0 && $stored < $max, 'in use';
-is $first->{'asana_hook_build_info{version="0.2.0",store="lmdb"}'}, 1,
+is $first->{'asana_hook_build_info{version="' . version() . '",store="lmdb"}'}, 1,
     'version and kind of store';
 is_deeply [grep {/kind=|_secrets\{|commits_total|store_up/} keys %$first], [],
     'nothing is said twice';

@@ -11,7 +11,7 @@ use IPC::Open3 qw(open3);
 use JSON::PP qw(decode_json);
 use Test::More;
 
-use Receiver qw(port secret_id wait_for);
+use Receiver qw(port secret_id version wait_for);
 
 my $t    = Receiver->new;
 my $api  = port();
@@ -141,8 +141,7 @@ is completed('--'), "@options", 'options';
 is completed('list', '--health', 'd'), 'dead', 'health';
 is completed('show', '""'), '', 'no command behind a command';
 
-my ($version) = qx(cat src/ngx_asana.h) =~ /NGX_ASANA_VERSION\s+"(.*)"/;
-is runs(0, qr/./, '--version', '--version'), "asana-hook $version\n",
+is runs(0, qr/./, '--version', '--version'), 'asana-hook ' . version() . "\n",
     'is that of the module';
 runs 2, qr/--health is pending/, 'a bad health', @url, 'list', '--health', 'x';
 runs 2, qr/either a key or --health/, 'revoke of nothing', @url, 'revoke';

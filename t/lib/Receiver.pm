@@ -19,7 +19,8 @@ use POSIX ();
 use Test::More;
 use Time::HiRes qw(time usleep);
 
-our @EXPORT_OK = qw(port sign secret_id wait_for request response raw);
+our @EXPORT_OK = qw(port sign secret_id version wait_for request response
+    raw);
 
 my $main_pid = $$;
 my @locks;
@@ -36,6 +37,13 @@ $SIG{__WARN__} = sub {
 sub threads {
     my $nginx = binary();
     return scalar(`$nginx -V 2>&1` =~ /--with-threads\b/);
+}
+
+# The version of the module: here alone it is written for the code.
+
+sub version {
+    my ($version) = qx(cat src/ngx_asana.h) =~ /NGX_ASANA_VERSION\s+"(.*)"/;
+    return $version;
 }
 
 # A free port that no other test file takes meanwhile, in whatever root
