@@ -32,6 +32,14 @@
 #define ngx_asana_same(a, a_len, b, b_len)                                    \
     ((a_len) == (b_len) && ngx_memcmp(a, b, b_len) == 0)
 
+/* seconds of a store; in 32 bits the last time stands for all later ones */
+#if (NGX_TIME_T_SIZE == 4)
+#define ngx_asana_time(n)                                                     \
+    ((time_t) ngx_min((uint64_t) (n), (uint64_t) 0x7fffffff))
+#else
+#define ngx_asana_time(n)     ((time_t) (n))
+#endif
+
 /* words of a zone that a backend may use */
 #define NGX_ASANA_SHARED      8
 

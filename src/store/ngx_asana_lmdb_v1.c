@@ -115,8 +115,8 @@ ngx_asana_lmdb_v1_record(MDB_val *val, ngx_asana_secrets_t *secrets)
     ngx_memcpy(s->id, p, NGX_ASANA_ID_LEN);
     ngx_memcpy(s->data, p + NGX_ASANA_LMDB_V1_RECORD, p[25]);
 
-    s->created = (time_t) created;
-    s->verified = (time_t) verified;
+    s->created = ngx_asana_time(created);
+    s->verified = ngx_asana_time(verified);
     s->stored = s->verified;
     s->pending = p[24];
 

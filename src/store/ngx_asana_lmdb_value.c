@@ -307,10 +307,10 @@ ngx_asana_lmdb_value_push(ngx_asana_lmdb_value_t *v,
     ngx_memcpy(s->id, p, NGX_ASANA_ID_LEN);
 
     s->serial = ngx_asana_lmdb_value_get(p + 8, 8);
-    s->created = (time_t) ngx_asana_lmdb_value_get(p + 16, 8);
-    s->verified = (time_t) ngx_asana_lmdb_value_get(p + 24, 8);
-    s->answered = (time_t) ngx_asana_lmdb_value_get(p + 32, 8);
-    s->failing = (time_t) ngx_asana_lmdb_value_get(p + 40, 8);
+    s->created = ngx_asana_time(ngx_asana_lmdb_value_get(p + 16, 8));
+    s->verified = ngx_asana_time(ngx_asana_lmdb_value_get(p + 24, 8));
+    s->answered = ngx_asana_time(ngx_asana_lmdb_value_get(p + 32, 8));
+    s->failing = ngx_asana_time(ngx_asana_lmdb_value_get(p + 40, 8));
     s->stored = s->verified;
     s->code = (uint16_t) ngx_asana_lmdb_value_get(p + 48, 2);
     s->pending = record->pending;

@@ -235,7 +235,7 @@ ngx_asana_postgres_change_begin(ngx_asana_postgres_change_t *ch)
     }
 
     ch->position = ngx_asana_sql_number(res[1], 0, 0);
-    ch->now = ngx_asana_sql_number(res[2], 0, 0);
+    ch->now = ngx_asana_sql_time(res[2], 0, 0);
     ch->creating = ngx_asana_sql_number(res[2], 0, 2);
 
     if (!ngx_asana_sql_number(res[2], 0, 1)) {

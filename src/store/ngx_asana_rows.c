@@ -277,10 +277,10 @@ ngx_asana_rows_row(ngx_asana_rows_t *rows, ngx_asana_row_set_t *set,
 
     if (s) {
         s->serial = NGX_ASANA_ROW_CLEAN;
-        s->created = ngx_asana_sql_number(res, row, NGX_ASANA_ROW_CREATED);
-        s->verified = ngx_asana_sql_number(res, row, NGX_ASANA_ROW_VERIFIED);
-        s->answered = ngx_asana_sql_number(res, row, NGX_ASANA_ROW_ANSWERED);
-        s->failing = ngx_asana_sql_number(res, row, NGX_ASANA_ROW_FAILING);
+        s->created = ngx_asana_sql_time(res, row, NGX_ASANA_ROW_CREATED);
+        s->verified = ngx_asana_sql_time(res, row, NGX_ASANA_ROW_VERIFIED);
+        s->answered = ngx_asana_sql_time(res, row, NGX_ASANA_ROW_ANSWERED);
+        s->failing = ngx_asana_sql_time(res, row, NGX_ASANA_ROW_FAILING);
         s->code = ngx_asana_sql_number(res, row, NGX_ASANA_ROW_CODE);
         s->stored = s->verified;
         s->pending = place.pending;

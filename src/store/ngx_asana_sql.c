@@ -127,6 +127,17 @@ ngx_asana_sql_number(PGresult *res, int row, int column)
 }
 
 
+time_t
+ngx_asana_sql_time(PGresult *res, int row, int column)
+{
+    int64_t  n;
+
+    n = ngx_asana_sql_number(res, row, column);
+
+    return ngx_asana_time(n);
+}
+
+
 ssize_t
 ngx_asana_sql_bytes(PGresult *res, int row, int column, u_char *buf,
     size_t size)

@@ -36,11 +36,12 @@ void ngx_asana_sql_add_bytes(ngx_asana_sql_t *sql, u_char *p, size_t len);
 void ngx_asana_sql_add_name(ngx_asana_sql_t *sql, ngx_str_t *name);
 
 /*
- * What is in a field of a result: a number, 0 if there is none; or bytes,
- * encoded as hex digits, at most size of them, whose number is returned, or
- * NGX_ERROR.
+ * What is in a field of a result: a number, or a time, 0 if there is none; or
+ * bytes, encoded as hex digits, at most size of them, whose number is returned,
+ * or NGX_ERROR.
  */
 int64_t ngx_asana_sql_number(PGresult *res, int row, int column);
+time_t ngx_asana_sql_time(PGresult *res, int row, int column);
 ssize_t ngx_asana_sql_bytes(PGresult *res, int row, int column, u_char *buf,
     size_t size);
 

@@ -35,7 +35,7 @@
 
 /* LMDB writes its two meta pages, and these alone, to O_DSYNC descriptors */
 #define METAS  (2 * 4096)
-#define WHOLE  ((off_t) 1 << 40)
+#define WHOLE  ((off64_t) 1 << 40)
 
 
 typedef struct {
@@ -53,9 +53,9 @@ static char  syncs[4096 + 8];
 static char  disk[4096 + 8];
 
 static ssize_t (*real_write)(int, const void *, size_t);
-static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
+static ssize_t (*real_pwrite)(int, const void *, size_t, off64_t);
 static ssize_t (*real_writev)(int, const struct iovec *, int);
-static ssize_t (*real_pwritev)(int, const struct iovec *, int, off_t);
+static ssize_t (*real_pwritev)(int, const struct iovec *, int, off64_t);
 static int (*real_fdatasync)(int);
 static int (*real_fsync)(int);
 static int (*real_msync)(void *, size_t, int);
@@ -68,9 +68,9 @@ init(void)
     char  *path;
 
     real_write = dlsym(RTLD_NEXT, "write");
-    real_pwrite = dlsym(RTLD_NEXT, "pwrite");
+    real_pwrite = dlsym(RTLD_NEXT, "pwrite64");
     real_writev = dlsym(RTLD_NEXT, "writev");
-    real_pwritev = dlsym(RTLD_NEXT, "pwritev");
+    real_pwritev = dlsym(RTLD_NEXT, "pwritev64");
     real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
     real_fsync = dlsym(RTLD_NEXT, "fsync");
     real_msync = dlsym(RTLD_NEXT, "msync");
@@ -226,12 +226,12 @@ slow(faults_t *f)
 /* copies the first so many bytes to where a power cut does not reach them */
 
 static void
-persist(int fd, off_t size)
+persist(int fd, off64_t size)
 {
     int      from, to, saved;
     char     name[64], buf[65536];
-    off_t    offset;
     ssize_t  n;
+    off64_t  offset;
 
     saved = errno;
 
@@ -242,9 +242,9 @@ persist(int fd, off_t size)
 
     for (offset = 0; from != -1 && offset < size; offset += n) {
 
-        n = size - offset < (off_t) sizeof(buf) ? size - offset
-                                                : (off_t) sizeof(buf);
-        n = pread(from, buf, n, offset);
+        n = size - offset < (off64_t) sizeof(buf) ? size - offset
+                                                  : (off64_t) sizeof(buf);
+        n = pread64(from, buf, n, offset);
 
         if (n <= 0 || real_pwrite(to, buf, n, offset) != n) {
             break;
@@ -352,7 +352,7 @@ write(int fd, const void *buf, size_t n)
 
 
 ssize_t
-pwrite(int fd, const void *buf, size_t n, off_t offset)
+pwrite64(int fd, const void *buf, size_t n, off64_t offset)
 {
     faults_t  f;
 
@@ -369,9 +369,9 @@ pwrite(int fd, const void *buf, size_t n, off_t offset)
 
 
 ssize_t
-pwrite64(int fd, const void *buf, size_t n, off64_t offset)
+pwrite(int fd, const void *buf, size_t n, off_t offset)
 {
-    return pwrite(fd, buf, n, offset);
+    return pwrite64(fd, buf, n, offset);
 }
 
 
@@ -395,7 +395,7 @@ writev(int fd, const struct iovec *iov, int n)
 
 
 ssize_t
-pwritev(int fd, const struct iovec *iov, int n, off_t offset)
+pwritev64(int fd, const struct iovec *iov, int n, off64_t offset)
 {
     faults_t  f;
 
@@ -415,9 +415,9 @@ pwritev(int fd, const struct iovec *iov, int n, off_t offset)
 
 
 ssize_t
-pwritev64(int fd, const struct iovec *iov, int n, off64_t offset)
+pwritev(int fd, const struct iovec *iov, int n, off_t offset)
 {
-    return pwritev(fd, iov, n, offset);
+    return pwritev64(fd, iov, n, offset);
 }
 
 
