@@ -454,7 +454,9 @@ sub sh_faults {
 
     my $runs = grep { $_->{words}[0] eq 'asana-hook'
             || "@{ $_->{words} }" =~ m{--unix-socket /run/asana-hook/} } @found;
-    if ($runs && !grep { $_->{words}[0] =~ m{/} } @found) {
+    if ($runs && !grep { $_->{words}[0] =~ m{/|^(?:\.|cd|eval|exec|kill|trap)$} }
+        @found)
+    {
         my $fault = executed($block->{text}, \@found);
         push @faults, [$line, $fault] if $fault;
     }

@@ -125,7 +125,8 @@ sub links {
             push @links, [line_at($text, $-[0]), $1];
         }
     }
-    return sort { $a->[0] <=> $b->[0] } @links;
+    @links = sort { $a->[0] <=> $b->[0] } @links;
+    return @links;
 }
 
 # The statements of an nginx.conf, not those within a block: {name, args,
