@@ -145,6 +145,19 @@ for (
     is +(qx(cat $file) =~ $shape)[0], version(), "version in $file";
 }
 
+# the pictures are what their command draws
+
+{
+    make_path("$dir/pictures/tools", "$dir/pictures/docs");
+    copy('tools/pictures', "$dir/pictures/tools/pictures") or die $!;
+    ($code, $text) = said("perl '$dir/pictures/tools/pictures'");
+    is $code, 0, 'pictures' or diag $text;
+    for my $name (qw(handshake path)) {
+        ok $home->slurp("pictures/docs/$name.svg") eq qx(cat docs/$name.svg),
+            "$name.svg: tools/pictures draws the same";
+    }
+}
+
 # an nginx that was upgraded is another one
 
 {
