@@ -173,6 +173,16 @@ compare('UNCHECKED and the API itself');
 
 # gauges
 
+# the sample of docs/reference.md, whatever its numbers
+
+{
+    my ($sample) = qx(cat docs/reference.md) =~ /^```text\n(.*?)^```/ms;
+    my %line = map { s/ \d+$//r => 1 } split /\n/,
+        $t->call('GET', '/api/metrics')->{body};
+    is_deeply [grep { !$line{ s/ \d+$//r } && /\w/ } split /\n/, $sample], [],
+        'the sample in docs/reference.md';
+}
+
 my ($size, $used, $max, $stored) = map { $first->{"asana_hook_${_}_bytes"
         . '{zone="hooks"}'} } qw(zone_size zone_used store_max store_used);
 is $size, 1048576, 'bytes of the zone';
