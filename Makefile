@@ -228,16 +228,21 @@ dist:
 	git archive --prefix=$(DIST)/ HEAD | gzip -9n >build/$(DIST).tar.gz
 	cd build && sha256sum $(DIST).tar.gz >$(DIST).tar.gz.sha256
 
-# what was built before: by itself make might build for another nginx here
+# what was built before: by itself make might build for another nginx here.
+# Its variable NGINX would be sockets to inherit for nginx.
 install:
 	@[ -f $(SO) ] || { \
 		echo "there is no $(SO) yet: make it first" >&2; exit 1; }
-	@built=$$(sed -n 's/^#define NGINX_VERSION *"\(.*\)"/\1/p' \
-		build/module/nginx/src/core/nginx.h); \
-	runs=$$($(NGINX) -v 2>&1 | sed 's|^[^/]*/||; s| .*||'); \
-	[ "$$built" = "$$runs" ] || { \
-		echo "$(SO) is for nginx $$built, and \"$(NGINX)\" is $$runs:" \
-			"make it again, or name the other one by NGINX=" >&2; exit 1; }
+	@{ \
+		for so in build/*.so; do \
+			echo "load_module $(CURDIR)/$$so;"; \
+		done; \
+		[ "$$(id -u)" != 0 ] || echo "user root $$(id -gn);"; \
+		echo "pid $(CURDIR)/build/load.pid; events { }"; \
+	} >build/load.conf
+	@env -u NGINX $(NGINX) -t -q -e stderr -c $(CURDIR)/build/load.conf || { \
+		echo "\"$(NGINX)\" does not load $(SO): make it again, or name" \
+			"the nginx that it is for by NGINX=" >&2; exit 1; }
 	install -d "$(DESTDIR)$$(tools/modules-path $(NGINX))"
 	install -m 644 build/*.so \
 		"$(DESTDIR)$$(tools/modules-path $(NGINX))"

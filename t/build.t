@@ -80,14 +80,18 @@ is scalar(() = $text =~ /\n/g), 1, 'in one line' or diag $text;
 
 {
     my $tree = "$dir/install";
-    make_path("$tree/build/module/nginx/src/core", "$tree/tools");
+    make_path("$tree/build", "$tree/tools");
     copy('Makefile', "$tree/Makefile") or die $!;
     copy('tools/modules-path', "$tree/tools/modules-path") or die $!;
     chmod 0755, "$tree/tools/modules-path" or die $!;
     $home->write_file('install/nginx', <<'END');
 #!/bin/sh
-echo 'nginx version: nginx/1.99.1 (Name)' >&2
-[ "$1" = -v ] || echo 'configure arguments: --modules-path=/modules' >&2
+[ -z "$NGINX" ] || [ "$1" = -V ] || exit 3
+case $* in
+-V) echo 'configure arguments: --modules-path=/modules' >&2 ;;
+'-t -q -e stderr -c '*) exec sh "${0%/*}/check" "$6" ;;
+*) exit 2 ;;
+esac
 END
     chmod 0755, "$tree/nginx" or die $!;
     my $install = sub {
@@ -99,16 +103,19 @@ END
     like $text, qr/^there is no build\/\S+\.so yet: make it first$/m, 'says so';
     $home->write_file("install/build/$_.so", $_)
         for qw(ngx_http_asana_hook_module ngx_http_asana_hook_postgres_module);
-    my $nginx_h = 'install/build/module/nginx/src/core/nginx.h';
-    $home->write_file($nginx_h, qq(#define NGINX_VERSION      "1.99.0"\n));
+    $home->write_file('install/check', "echo '[emerg] version' >&2; exit 1\n");
     ($code, $text) = $install->();
-    is $code, 2, 'install beside another nginx';
-    like $text, qr/is for nginx 1\.99\.0, and "\.\/nginx" is 1\.99\.1: make/,
-        'says so';
+    is $code, 2, 'install for an nginx that does not load it';
+    like $text, qr/^\[emerg\] version$/m, 'nginx says so';
+    like $text, qr/^"\.\/nginx" does not load build\/\S+\.so: make it again,/m,
+        'and what helps';
     ok !-e "$tree/root", 'and installs nothing';
-    $home->write_file($nginx_h, qq(#define NGINX_VERSION      "1.99.1"\n));
+    $home->write_file('install/check', "cp \"\$1\" '$tree/asked'\n");
     ($code, $text) = $install->();
     is $code, 0, 'install' or diag $text;
+    is join(' ', $home->slurp('install/asked') =~ m{^load_module (\S+);}mg),
+        join(' ', map {"$tree/build/ngx_http_asana_hook_${_}module.so"}
+            '', 'postgres_'), 'nginx was asked to load both';
     is join(' ', map {s{.*/}{}r} glob "$tree/root/modules/*"),
         'ngx_http_asana_hook_module.so ngx_http_asana_hook_postgres_module.so',
         'what was built is there';
