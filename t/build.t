@@ -145,7 +145,8 @@ for (
     [ 'CHANGES',           qr/asana-hook (\S+)/ ],
     [ 'debian/changelog',  qr/\(([^)-]*)-\d+\)/ ],
     [ 'debian/NEWS',       qr/\(([^)-]*)-\d+\)/ ],
-    [ 'tools/asana-hook',  qr/\$VERSION = '(.*)'/ ]
+    [ 'tools/asana-hook',  qr/\$VERSION = '(.*)'/ ],
+    [ 'share/nginx-mod-asana-hook.spec', qr/^Version: *(\S+)$/m ]
     )
 {
     my ($file, $shape) = @$_;

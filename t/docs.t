@@ -283,7 +283,10 @@ sub command_fault {
         return "there is no $tool in tools/" if !$takes{$tool};
         return used($tool, \@args);
     }
-    return made(\@args) if $name eq 'make';
+
+    # "modules" is a target of nginx's own
+
+    return made([grep { $_ ne 'modules' } @args]) if $name eq 'make';
     if ($name eq './quickstart') {
         my @unknown = grep { !/^(?:\d+|--help)$/
                 && $help{quickstart} !~ /(?<!\S)\Q$_\E\b/ } @args;
