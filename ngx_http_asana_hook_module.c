@@ -9,6 +9,7 @@
 #include "ngx_http_asana_define.h"
 #include "ngx_http_asana_gateway.h"
 #include "ngx_http_asana_handler.h"
+#include "ngx_http_asana_header.h"
 #include "ngx_http_asana_page.h"
 
 
@@ -554,6 +555,7 @@ ngx_http_asana_hook_init(ngx_conf_t *cf)
         return NGX_ERROR;
     }
 
+    ngx_http_asana_header_init();
     gateway = 0;
     zones = amcf->zones.elts;
 

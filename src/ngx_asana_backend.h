@@ -71,7 +71,7 @@ typedef struct {
     void                 *(*create)(ngx_asana_backend_conf_t *conf,
                                     ngx_log_t *log);
 
-    /* before the event loop starts, NGX_ERROR is logged; after the thread */
+    /* before the event loop starts, what fails is logged; after the thread */
     ngx_int_t             (*open)(void *backend, ngx_log_t *log);
     void                  (*close)(void *backend);
 

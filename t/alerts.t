@@ -10,12 +10,7 @@ use Cwd qw(getcwd);
 use File::Temp qw(tempdir);
 use Test::More;
 
-sub slurp {
-    my ($name) = @_;
-    open my $f, '<', $name or die "$name: $!\n";
-    local $/ = undef;
-    return <$f>;
-}
+use Slurp;
 
 my $file  = 'share/prometheus-rules.yml';
 my $rules = slurp($file);

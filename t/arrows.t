@@ -4,21 +4,16 @@
 use strict;
 use warnings;
 
+use lib 't/lib';
+
 use File::Copy qw(copy);
 use File::Path qw(make_path);
 use File::Temp;
 use Test::More;
 
-my @files = (glob('ngx_http_*.c'), glob('src/*.[ch]'), glob('src/*/*.[ch]'));
+use Slurp;
 
-sub slurp {
-    my ($path) = @_;
-    open my $fh, '<', $path or die "$path: $!";
-    local $/ = undef;
-    my $text = <$fh>;
-    close $fh;
-    return $text;
-}
+my @files = (glob('ngx_http_*.c'), glob('src/*.[ch]'), glob('src/*/*.[ch]'));
 
 # what it says of the tree when this is done to one of its files
 

@@ -5,6 +5,8 @@
 use strict;
 use warnings;
 
+use lib 't/lib';
+
 use Digest::SHA qw(hmac_sha256_hex);
 use File::Temp qw(tempdir);
 use FindBin;
@@ -21,6 +23,8 @@ use Mojolicious;
 use POSIX ();
 use Test::More;
 use Time::Local qw(timegm);
+
+use Slurp;
 
 my $SIM = "$FindBin::Bin/../tools/asana-sim";
 my $HOOKS = '/api/1.0/webhooks';
@@ -1386,14 +1390,6 @@ sub run {
     my $exit = $? & 127 ? "signal $?" : $? >> 8;
     pop @children;
     return ($exit, slurp("$DIR/run.out"), slurp("$DIR/run.err"));
-}
-
-sub slurp {
-    my ($path) = @_;
-
-    open my $fh, '<:raw', $path or die "$path: $!\n";
-    local $/ = undef;
-    return scalar <$fh>;
 }
 
 sub closed_port {

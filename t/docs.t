@@ -16,6 +16,7 @@ use Test::More;
 
 use Page qw(commands statements);
 use Receiver qw(port secret_id);
+use Slurp;
 
 # whose blocks are examples, and what else has links and names
 
@@ -29,15 +30,6 @@ find({ no_chdir => 1, wanted => sub {
     $page{$name} = Page->new($name)
         if -f && $name =~ m{\.md$|(?:^|/)README$};
 } }, '.');
-
-sub slurp {
-    my ($file) = @_;
-    open my $fh, '<', $file or die "$file: $!\n";
-    local $/ = undef;
-    my $text = <$fh>;
-    close $fh;
-    return $text;
-}
 
 # Faults are "line: what is wrong; what to do".
 

@@ -51,15 +51,28 @@ sub lookups {
     return $n;
 }
 
+# Waits until this host has heard of all changes up to now.
+
+sub heard {
+    my ($t) = @_;
+    my $start = time;
+    ok wait_for(sub {
+        my ($age) = $t->call('GET', '/api/metrics')->{body}
+            =~ /^asana_hook_store_contact_seconds\S* (\S+)/m;
+        defined $age && $age < time - $start;
+    }), 'the journal is read';
+    return;
+}
+
 # the first secret of a zone that the hosts have asked for in vain before: what
 # they read then is kept, though they hear of the change later
 
 {
     my $secret = secret();
-    sleep 1;
+    heard($two);
     is status($one->handshake('/very/first', $secret)), 200, 'the first one';
     is status($two->deliver('/very/first', $secret, $body)), 200, 'verifies';
-    sleep 1;
+    heard($two);
     my $before = lookups($two);
     is status($two->deliver('/very/first', $secret, $body)), 200, 'once more';
     is lookups($two), $before, 'without a look-up';
@@ -132,7 +145,7 @@ cmp_ok $slow[-1], '<', 0.3 + 0.5, 'the others within poll'
 {
     my @uris = map {"/times/$_"} 1 .. 40;
     $one->handshake($_, 's' x 40) for @uris;
-    sleep 1;
+    heard($two);
     my @header = map { 'X-Hook-Signature: ' . sign($_ x 40, $body) } 's', 'x';
     my @s = map {
         sleep 0.01;
@@ -141,10 +154,14 @@ cmp_ok $slow[-1], '<', 0.3 + 0.5, 'the others within poll'
     } @uris;
     is status(map { response($_) } @s), join(' ', (200, 403) x 40),
         'forty new keys, and as many forgeries';
-    sleep 1;
+    ok wait_for(sub {
+        $pg->sql(q(SELECT count(*) FROM asana_hook.secrets
+            WHERE verified>0 AND key LIKE '%/times/%')) == 40;
+    }), 'their times are written';
+    heard($two);
     my $before = lookups($two);
     is status(map { $two->deliver($_, 's' x 40, $body) } @uris),
-        join(' ', (200) x 40), 'a second later they verify';
+        join(' ', (200) x 40), 'later they verify';
     is lookups($two), $before, 'and none is looked up again';
 }
 
@@ -319,7 +336,7 @@ $one->handshake('/known', $known);
 
 # the journal names it, and each host reads that once
 
-sleep 0.7;
+heard($_) for @hosts;
 is status(map { $_->deliver('/known', $known, $body) } @hosts), '200 200 200',
     'a secret in all zones';
 $pg->stop;

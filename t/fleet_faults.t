@@ -14,6 +14,7 @@ use Time::HiRes qw(sleep);
 use Postgres;
 use Receiver qw(port secret_id wait_for);
 use Relay;
+use Slurp;
 
 Postgres->usable;
 
@@ -26,13 +27,6 @@ my ($bouncer) = grep {-x} map {"$_/pgbouncer"} split(/:/, $ENV{PATH}),
 
 # The table: what happened, texts of the log, answers.  A text is a pattern, in
 # which "…" and names in capitals stand for something.
-
-sub slurp {
-    my ($name) = @_;
-    open my $f, '<', $name or die "$name: $!\n";
-    local $/ = undef;
-    return <$f>;
-}
 
 my (%row, @order, %seen);
 {

@@ -11,13 +11,7 @@ use JSON::PP;
 use Test::More;
 
 use Receiver qw(wait_for);
-
-sub slurp {
-    my ($name) = @_;
-    open my $f, '<', $name or die "$name: $!\n";
-    local $/ = undef;
-    return <$f>;
-}
+use Slurp;
 
 my $board = decode_json(slurp('share/grafana.json'));
 

@@ -134,6 +134,17 @@ $t->run(keys_are(2));
 is $t->deliver("/$_", secret($_), '{}')->{status}, 200, 'without the old one'
     for 1 .. 3;
 is metric(), qq(key_id="$i2"} 1505), 'there is one key';
-$t->secrecy('sealed-secret', unpack('H2', "\1") x 32, unpack('H2', "\2") x 32);
+
+# one secret of a key that cannot be read makes all of them unknowable
+
+ok $t->reload(keys_are(3, 2)), 'a third key';
+is $t->call('PUT', '/api/hooks?key=localhost/1',
+    ['X-Hook-Secret: ' . secret(7)])->{status}, 201, 'a secret beside another';
+is $t->deliver('/1', secret($_), '{}')->{status}, 200, "secret $_" for 1, 7;
+$t->stop;
+$t->run(keys_are(3));
+is $t->deliver('/1', secret(7), '{}')->{status}, 503, 'a delivery by the new one';
+is $t->handshake('/1', secret(7))->{status}, 503, 'its handshake once more';
+$t->secrecy('sealed-secret', unpack('H2', "\3") x 32, unpack('H2', "\1") x 32, unpack('H2', "\2") x 32);
 $t->end;
 done_testing;

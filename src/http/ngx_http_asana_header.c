@@ -30,6 +30,8 @@ ngx_str_t  ngx_http_asana_header_secret = ngx_string("x-hook-secret");
 ngx_str_t  ngx_http_asana_header_signature = ngx_string("x-hook-signature");
 ngx_str_t  ngx_http_asana_header_status = ngx_string("x-asana-hook-status");
 
+static ngx_uint_t  ngx_http_asana_header_hash;
+
 
 void
 ngx_http_asana_header_read(ngx_http_request_t *r,
@@ -201,19 +203,21 @@ ngx_http_asana_header_hide(ngx_http_request_t *r, ngx_str_t *name)
 }
 
 
+void
+ngx_http_asana_header_init(void)
+{
+    ngx_str_t *name = &ngx_http_asana_header_status;
+
+    ngx_http_asana_header_hash = ngx_hash_key(name->data, name->len);
+}
+
+
 ngx_int_t
 ngx_http_asana_header_set(ngx_http_request_t *r, ngx_str_t *value)
 {
     ngx_list_t       *list;
     ngx_list_part_t  *part;
     ngx_table_elt_t  *h;
-
-    static ngx_uint_t  hash;
-
-    if (hash == 0) {
-        hash = ngx_hash_key(ngx_http_asana_header_status.data,
-                            ngx_http_asana_header_status.len);
-    }
 
     /* not in a part that a subrequest has in common with this request */
 
@@ -250,7 +254,7 @@ ngx_http_asana_header_set(ngx_http_request_t *r, ngx_str_t *value)
     ngx_str_set(&h->key, "X-Asana-Hook-Status");
     h->value = *value;
     h->lowcase_key = ngx_http_asana_header_status.data;
-    h->hash = hash;
+    h->hash = ngx_http_asana_header_hash;
 #if (nginx_version >= 1023000)
     h->next = NULL;
 #endif

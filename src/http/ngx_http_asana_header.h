@@ -38,6 +38,9 @@ void ngx_http_asana_header_read(ngx_http_request_t *r,
  */
 ngx_int_t ngx_http_asana_header_hide(ngx_http_request_t *r, ngx_str_t *name);
 
+/* At configuration time, for what follows. */
+void ngx_http_asana_header_init(void);
+
 /*
  * Adds X-Asana-Hook-Status to the request, where there is none any more; the
  * value must live as long.  NGX_ERROR if there is no memory.

@@ -113,7 +113,7 @@ ngx_int_t ngx_http_asana_request_finish(ngx_http_asana_ctx_t *ctx,
 
 /* For the log and the application; empty if there is no word yet. */
 void ngx_http_asana_request_word(ngx_http_asana_ctx_t *ctx, ngx_str_t *word);
-/* For $asana_hook_secret_id. */
+/* Sets $asana_hook_secret_id to that of the secret. */
 void ngx_http_asana_request_identify(ngx_http_asana_ctx_t *ctx, u_char *id);
 
 

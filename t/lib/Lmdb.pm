@@ -12,6 +12,8 @@ use File::Temp qw(tempdir);
 use IPC::Open2 qw(open2);
 use Test::More;
 
+use Slurp;
+
 our @EXPORT_OK = qw($dir $in $out $pid $plain batch checked end fresh id opened
     say_to secret slurp start used);
 
@@ -90,13 +92,6 @@ sub end {
     close $in;
     waitpid $pid, 0;
     return is $?, 0, 'the driver ends well';
-}
-
-sub slurp {
-    my ($path) = @_;
-    open my $fh, '<', $path or die "$path: $!";
-    local $/ = undef;
-    return scalar <$fh>;
 }
 
 sub id { my ($secret) = @_; return substr sha256_hex($secret), 0, 16 }

@@ -281,6 +281,9 @@ sub gone {
         my $line = <$fh>;
         close $fh;
         return 0 if defined $line && $line !~ /\) [ZX] /;
+
+        # its sockets are those of its other threads as well
+        return 0 if (() = glob "/proc/$pid/task/*") > 1;
     }
     return 1;
 }
