@@ -462,6 +462,30 @@ ngx_asana_cache_forgive(ngx_asana_cache_t *cache, ngx_str_t *key, u_char *id,
 
 
 void
+ngx_asana_cache_noted(ngx_asana_cache_t *cache, ngx_str_t *key,
+    ngx_asana_secret_t *noted)
+{
+    uint32_t             hash;
+    ngx_asana_secret_t  *s;
+
+    hash = ngx_murmur_hash2(key->data, key->len);
+
+    ngx_shmtx_lock(&cache->shpool->mutex);
+
+    cache->forgets++;
+
+    s = ngx_asana_cache_secret(cache, key, hash, noted->id);
+
+    if (s && ngx_asana_health_merge(s, noted)) {
+        s->stored = noted->verified;
+        s->told = ngx_asana_health_state(noted);
+    }
+
+    ngx_shmtx_unlock(&cache->shpool->mutex);
+}
+
+
+void
 ngx_asana_cache_moved(ngx_asana_cache_t *cache, uint64_t version)
 {
     ngx_shmtx_lock(&cache->shpool->mutex);

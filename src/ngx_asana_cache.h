@@ -67,6 +67,13 @@ void ngx_asana_cache_forgive(ngx_asana_cache_t *cache, ngx_str_t *key,
     u_char *id, time_t verified, time_t interval);
 
 /*
+ * The store took what was noted of the secret "noted".  An entry that was read
+ * between both does not have it; nor would one that is being read.
+ */
+void ngx_asana_cache_noted(ngx_asana_cache_t *cache, ngx_str_t *key,
+    ngx_asana_secret_t *noted);
+
+/*
  * The keys that the commit of this version changed were forgotten.  Entries
  * stay good over commits of which all are told so, one after the other; after
  * one that somebody else made they are to be read anew.

@@ -462,7 +462,8 @@ ngx_asana_zone_merge(void *data, ngx_str_t *key, ngx_asana_secrets_t *secrets)
 static void
 ngx_asana_zone_done(ngx_asana_task_t *task, ngx_asana_outcome_e outcome)
 {
-    ngx_asana_zone_t  *zone;
+    ngx_asana_zone_t    *zone;
+    ngx_asana_secret_t   noted;
 
     zone = task->owner;
 
@@ -484,6 +485,15 @@ ngx_asana_zone_done(ngx_asana_task_t *task, ngx_asana_outcome_e outcome)
         ngx_asana_cache_forgive(zone->sh->cache, &task->key, task->change.id,
                                 task->change.verified,
                                 ngx_asana_zone_interval(zone));
+
+    } else if (outcome >= NGX_ASANA_HELD) {
+        ngx_memcpy(noted.id, task->change.id, NGX_ASANA_ID_LEN);
+        noted.verified = task->change.verified;
+        noted.answered = task->change.answered;
+        noted.failing = task->change.failing;
+        noted.code = task->change.code;
+
+        ngx_asana_cache_noted(zone->sh->cache, &task->key, &noted);
     }
 }
 

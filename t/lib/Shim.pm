@@ -47,7 +47,7 @@ sub new {
     return $self->set;
 }
 
-# Options: delay_ms, write, sync, dsync, short, ahead; see t/lib/shim.c.
+# Options: delay_ms, stuck, write, sync, dsync, short, ahead; see t/lib/shim.c.
 
 sub set {
     my ($self, %opt) = @_;

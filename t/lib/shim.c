@@ -5,6 +5,7 @@
  * does what the file named by ASANA_SHIM says at each call:
  *
  *     delay_ms=N    a sync takes N milliseconds longer
+ *     stuck=N       the Nth sync and those after it end when this is changed
  *     write=ERRNO   writes fail
  *     sync=ERRNO    syncs fail
  *     dsync=ERRNO   writes to O_DSYNC descriptors are done and then fail
@@ -27,6 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -40,6 +42,7 @@
 
 typedef struct {
     long  delay_ms;
+    long  stuck;
     long  write;
     long  sync;
     long  dsync;
@@ -122,6 +125,7 @@ faults(faults_t *f)
     text[n > 0 ? n + 1 : 1] = '\0';
 
     f->delay_ms = value(text, "\ndelay_ms=");
+    f->stuck = value(text, "\nstuck=");
     f->write = value(text, "\nwrite=");
     f->sync = value(text, "\nsync=");
     f->dsync = value(text, "\ndsync=");
@@ -207,12 +211,21 @@ static void
 slow(faults_t *f)
 {
     int              fd;
+    long             n;
+    struct stat      st;
     struct timespec  ts;
+
+    n = 0;
 
     fd = open(syncs, O_WRONLY|O_APPEND|O_CLOEXEC);
 
     if (fd != -1) {
         (void) !real_write(fd, "sync\n", 5);
+
+        if (fstat(fd, &st) == 0) {
+            n = st.st_size / 5;
+        }
+
         close(fd);
     }
 
@@ -220,6 +233,11 @@ slow(faults_t *f)
     ts.tv_nsec = f->delay_ms % 1000 * 1000000;
 
     while (nanosleep(&ts, &ts) == -1 && errno == EINTR) { /* void */ }
+
+    while (f->stuck && f->stuck <= n) {
+        usleep(5000);
+        faults(f);
+    }
 }
 
 
