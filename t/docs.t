@@ -382,7 +382,12 @@ for word; do
     esac
 done
 case " \$* " in
-    *' watch '*) exec timeout --preserve-status -s INT 1 $tool "\$@" ;;
+    *' watch '*)
+        $tool "\$@" >$dir/watched & tool=\$!
+        while [ ! -s $dir/watched ] && kill -0 \$tool; do sleep 0.1; done
+        kill -INT \$tool
+        wait \$tool
+        exit ;;
 esac
 exec $tool "\$@"
 END
