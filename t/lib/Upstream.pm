@@ -13,9 +13,10 @@ use strict;
 use warnings;
 
 use Carp qw(croak);
+use IO::Select;
 use IO::Socket::INET;
 use POSIX ();
-use Socket qw(IPPROTO_TCP TCP_NODELAY SOL_SOCKET SO_LINGER);
+use Socket qw(IPPROTO_TCP MSG_PEEK SOL_SOCKET SO_LINGER TCP_NODELAY);
 use Time::HiRes qw(usleep);
 
 use Receiver qw(port wait_for);
@@ -70,8 +71,8 @@ sub serve {
             }
         } elsif ($what eq 'gate') {
             until (-e "$t->{dir}/plans/$value.open") {
-                POSIX::_exit(0) if getppid != $server;
-                usleep 2000;
+                return if getppid != $server || has_left($c);
+                usleep 5000;
             }
         } elsif ($what eq 'reset') {
             setsockopt $c, SOL_SOCKET, SO_LINGER, pack 'ii', 1, 0;
@@ -81,6 +82,16 @@ sub serve {
         }
     }
     return 1;
+}
+
+# Whether nginx has closed the connection: many that wait for nothing would keep
+# the machine busy.
+
+sub has_left {
+    my ($c) = @_;
+    my $byte;
+    return IO::Select->new($c)->can_read(0)
+        && defined recv($c, $byte, 1, MSG_PEEK) && $byte eq '';
 }
 
 sub plan {
