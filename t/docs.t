@@ -171,20 +171,6 @@ is join(' ', grep { $help{'asana-hook'} !~ /^ {2}$_ /m } sort keys %is_command),
 is join(' ', grep { $man{'asana-hook'} !~ /^\.BR? "?$_\b/m }
         sort keys %is_command), '', 'asana-hook: its man page, too';
 
-sub completed {
-    my ($word) = @_;
-    my $said = qx(bash -c '. share/bash-completion/asana-hook
-        COMP_WORDS=(asana-hook "$word") COMP_CWORD=1
-        _asana_hook; echo "\${COMPREPLY[@]}"');
-    return { map { $_ => 1 } split ' ', $said };
-}
-my $completed = completed('--');
-is join(' ', grep { !$completed->{"--$_"} } sort keys %{ $takes{'asana-hook'} }),
-    '', 'asana-hook: the completion has each option';
-$completed = completed('');
-is join(' ', grep { !$completed->{$_} } sort keys %is_command), '',
-    'asana-hook: the completion has each command';
-
 
 # Commands.
 
