@@ -275,6 +275,8 @@ $t->answer(500);
 next_second();
 is deliver('/a', $body)->{status}, 500, 'a failure' for 1 .. 3;
 is told('fails: Asana got 500'), "$told[0] error" =~ s/^ //r, 'is told once';
+like $t->slurp('error.log'), qr/24 hours, client: [^,]*, server: localhost, /,
+    'with its server';
 $t->answer(200);
 is deliver('/a', $body)->{status}, 200, 'a success' for 1 .. 3;
 is told('succeeds'), "$told[1] notice" =~ s/^ //r, 'and its end, once';

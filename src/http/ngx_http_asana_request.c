@@ -151,25 +151,40 @@ ngx_http_asana_request_answered(ngx_http_asana_ctx_t *ctx)
 static void
 ngx_http_asana_request_turned(ngx_http_asana_ctx_t *ctx, ngx_uint_t status)
 {
+    char                       *action;
     u_char                      buf[3 * NGX_ASANA_MAX_KEY];
+    ngx_log_t                  *log;
     ngx_str_t                   name;
     const char                 *ref;
+    ngx_http_log_ctx_t         *log_ctx;
     ngx_http_asana_loc_conf_t  *ahcf;
 
     ahcf = ngx_http_get_module_loc_conf(ctx->r, ngx_http_asana_hook_module);
     ref = ngx_http_asana_word_name(&ctx->key, &name, buf);
 
+    /* the request is over, but its server is to be named, and no action */
+
+    log = ctx->r->connection->log;
+    action = log->action;
+    log->action = NULL;
+
+    log_ctx = log->data;
+    log_ctx->request = ctx->r;
+
     if (ctx->verified.failing) {
-        ngx_log_error(ahcf->log_level, ctx->r->connection->log, 0,
+        ngx_log_error(ahcf->log_level, log, 0,
                       "asana_hook: the webhook of key \"%s%V\" in zone \"%V\" "
                       "fails: Asana got %ui, and deletes it if that goes on "
                       "for 24 hours", ref, &name, &ctx->azcf->name, status);
 
     } else {
-        ngx_log_error(NGX_LOG_NOTICE, ctx->r->connection->log, 0,
+        ngx_log_error(NGX_LOG_NOTICE, log, 0,
                       "asana_hook: the webhook of key \"%s%V\" in zone \"%V\" "
                       "succeeds again", ref, &name, &ctx->azcf->name);
     }
+
+    log_ctx->request = NULL;
+    log->action = action;
 }
 
 
