@@ -37,6 +37,9 @@ NGINX_SRC ?= /usr/share/nginx/src
 NGINX ?= nginx
 DESTDIR ?=
 
+# Debian has nginx there, and leaves it out of the PATH of users
+export PATH := $(PATH):/usr/sbin
+
 MODULE = ngx_http_asana_hook_module
 POSTGRES = ngx_http_asana_hook_postgres_module
 SO = build/$(MODULE).so
@@ -243,6 +246,7 @@ install:
 	@env -u NGINX $(NGINX) -t -q -e stderr -c $(CURDIR)/build/load.conf || { \
 		echo "\"$(NGINX)\" does not load $(SO): make it again, or name" \
 			"the nginx that it is for by NGINX=" >&2; exit 1; }
+	@rm -f build/load.conf build/load.pid
 	install -d "$(DESTDIR)$$(tools/modules-path $(NGINX))"
 	install -m 644 build/*.so \
 		"$(DESTDIR)$$(tools/modules-path $(NGINX))"
