@@ -15,9 +15,10 @@ use Receiver qw(port raw request response secret_id sign wait_for);
 
 # the ring, outside of nginx
 
-my $dir  = tempdir(CLEANUP => 1);
-my $cc   = $ENV{CC} || 'cc';
-my $incs = qx(tools/nginx-flags build/module/nginx incs);
+my $dir    = tempdir(CLEANUP => 1);
+my $cc     = $ENV{CC} || 'cc';
+my ($tree) = glob 'build/*/nginx';
+my $incs   = qx(tools/nginx-flags $tree incs);
 chomp $incs;
 system("$cc -g -O1 -D_GNU_SOURCE -Wall -Wextra -Werror -Wno-unused-parameter"
         . " -Isrc $incs -o $dir/events t/lib/events.c") == 0

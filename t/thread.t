@@ -11,9 +11,10 @@ use Test::More;
 
 use Receiver;
 
-my $dir  = tempdir(CLEANUP => 1);
-my $cc   = $ENV{CC} || 'cc';
-my $incs = qx(tools/nginx-flags build/module/nginx incs);
+my $dir    = tempdir(CLEANUP => 1);
+my $cc     = $ENV{CC} || 'cc';
+my ($tree) = glob 'build/*/nginx';
+my $incs   = qx(tools/nginx-flags $tree incs);
 chomp $incs;
 
 # with these flags, or undef if they cannot be had
