@@ -488,10 +488,13 @@ ngx_asana_zone_done(ngx_asana_task_t *task, ngx_asana_outcome_e outcome)
 
     } else if (outcome >= NGX_ASANA_HELD) {
         ngx_memcpy(noted.id, task->change.id, NGX_ASANA_ID_LEN);
+        noted.created = 0;
         noted.verified = task->change.verified;
         noted.answered = task->change.answered;
         noted.failing = task->change.failing;
         noted.code = task->change.code;
+
+        (void) ngx_asana_secrets_settle_one(&noted, ngx_time());
 
         ngx_asana_cache_noted(zone->sh->cache, &task->key, &noted);
     }

@@ -238,11 +238,21 @@ at(2 * $day);
 my ($fails, $silent) = (secret(), secret());
 $t->handshake('/fails',  $fails);
 $t->handshake('/silent', $silent);
-event('/fails',  $fails);
+event('/fails', $fails);
+ok wait_for(sub { health_of('/fails') eq 'ok ok' }), 'one is well';
+$t->handshake('/settle', secret());
+
+# the note of the other one is written when the clock is right again
+
+my $syncs = $clock->syncs;
+$clock->set(ahead => 2 * $day, stuck => $syncs + 1);
 event('/silent', $silent);
-is health_of($_), 'ok ok', "$_ is well" for '/fails', '/silent';
-at(0);
+is health_of('/silent'), 'ok ok', 'another one, too';
+ok wait_for(sub { $clock->syncs > $syncs }), 'which is to be written';
+$clock->set(stuck => $syncs + 1);
 is health_of($_), 'ok ok', "$_: so it is in the past" for '/fails', '/silent';
+at(0);
+$t->handshake('/settle', secret());
 $t->answer(500);
 ok wait_for(sub { event('/fails', $fails); health_of('/fails') =~ /failing/ }),
     'a failure is one';
